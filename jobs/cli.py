@@ -1,0 +1,114 @@
+"""The `parvae` command: one subcommand a job; importing it loads neither ray nor torch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+Job = Callable[[argparse.Namespace], dict[str, Any]]
+COMMANDS = {
+    "demo": "train, encode, decode, evaluate and classify scikit-learn's digits",
+    "train": "fit a model to a Parquet dataset",
+    "encode": "encode a dataset into an archive",
+    "decode": "decode an archive back to the dataset",
+    "evaluate": "compare an archive with its dataset",
+    "inspect": "explain a dataset, a model or an archive",
+}
+DESCRIPTION = "Learned compression for Parquet datasets, on Ray."
+EPILOG = (
+    "DATA, MODEL, ARCHIVE and OUT are local paths or URIs such as s3://bucket/folder. Progress goes to stderr; the "
+    "last line of stdout is one JSON object. Exit status: 0 done, 1 failed, 2 bad usage or input. RAY_ADDRESS "
+    "names the Ray cluster; without it a local Ray is started."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments, without the program's name; None: those of the process.
+
+    Returns:
+        The exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    module = importlib.import_module(f"jobs.{options.command}")
+    return run(module.run, options)
+
+
+def run_module(command: str) -> int:
+    """Runs `python -m jobs.COMMAND`."""
+    return main([command, *sys.argv[1:]])
+
+
+def run(job: Job, options: argparse.Namespace) -> int:
+    """Runs a job and prints its figures; turns parvae's errors into one line and an exit status."""
+    from pipeline.errors import ParvaeError
+
+    with _logging(options.log_json):
+        try:
+            figures = job(options)
+        except ParvaeError as error:
+            print(f"parvae {options.command}: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"parvae {options.command}: interrupted; run the same command to continue", file=sys.stderr)
+            return 130
+    print(json.dumps({"command": options.command, **figures}), flush=True)
+    return 0
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the subcommand that is called imports its module."""
+    parser = argparse.ArgumentParser("parvae", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser.set_defaults(command=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, description=summary + ".", allow_abbrev=False)
+        sub.set_defaults(command=name)
+        if name == called:
+            importlib.import_module(f"jobs.{name}").add_arguments(sub)
+            sub.add_argument("--log-json", action="store_true", help="log to stderr as JSON lines")
+    return parser
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object a line."""
+        return json.dumps({"time": record.created, "level": record.levelname, "message": record.getMessage()})
+
+
+@contextlib.contextmanager
+def _logging(as_json: bool) -> Iterator[None]:
+    handler = logging.StreamHandler(sys.stderr)
+    formatter: logging.Formatter = _JsonFormatter()
+    if not as_json:
+        formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+        formatter.converter = time.localtime
+    handler.setFormatter(formatter)
+    loggers = [logging.getLogger(name) for name in ("parvae", "pipeline")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Datasets, archives and the steps over them: Ray Data, Ray Train, Arrow; no argv."""

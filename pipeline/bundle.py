@@ -1,0 +1,191 @@
+"""The model folder ("bundle"): fitted columns, network weights, and where they came from.
+
+```
+MODEL/bundle.json            schema, columns, training history, fingerprint; written last
+MODEL/weights.safetensors    the VAE: weights, feature layout and network configuration
+MODEL/_train/                checkpoints of a training run that has not finished
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.errors import ModelError, ParvaeError
+from pipeline.rows import RowTransform
+from pipeline.storage import Location
+
+if TYPE_CHECKING:
+    from vae_model.network import VAE
+
+FORMAT = "parvae-model"
+VERSION = 1
+BUNDLE_FILE = "bundle.json"
+WEIGHTS_FILE = "weights.safetensors"
+NETWORK_ROWS = 8192
+"""Rows that go through the network at once when a bundle encodes or decodes."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A fitted model: what turns rows into latents and back.
+
+    Attributes:
+        rows: The fitted columns.
+        weights: The bytes of `weights.safetensors`.
+        training: Configuration and history of the training run, for people to read.
+        device: Torch device that the network runs on.
+    """
+
+    rows: RowTransform
+    weights: bytes
+    training: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    @cached_property
+    def vae(self) -> VAE:
+        """The network, in evaluation mode, on `device`.
+
+        Raises:
+            ModelError: If the weights are damaged or belong to other columns.
+        """
+        from vae_model.weights import from_bytes
+
+        try:
+            vae = from_bytes(self.weights)
+        except ValueError as error:
+            raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}; copy the model again") from error
+        if vae.layout != self.rows.layout():
+            raise ModelError(f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again")
+        return vae.eval().to(self.device)
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+        return self.vae.config.latent_dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over schema, fitted columns and weights."""
+        digest = hashlib.sha256(self.rows.schema.remove_metadata().serialize().to_pybytes())
+        digest.update(json.dumps(self.rows.to_json(), sort_keys=True).encode())
+        digest.update(self.weights)
+        return digest.hexdigest()
+
+    def to_latents(self, bins_bd: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Encodes symbols: the posterior mean, rounded to the latent grid; shape (rows, Z)."""
+        import torch
+
+        out = np.empty((len(bins_bd), self.latent_dim), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(bins_bd), NETWORK_ROWS):
+                chunk = torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(self.device)
+                latents = self.vae.round_latents(self.vae.encode(chunk).mu_BZ)
+                out[start : start + NETWORK_ROWS] = latents.float().cpu().numpy()
+        return out
+
+    def to_bins(self, latents_bz: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Decodes latents to the most plausible symbols; shape (rows, D)."""
+        import torch
+
+        out = np.empty((len(latents_bz), self.vae.layout.n_symbols), np.int64)
+        with torch.inference_mode():
+            for start in range(0, len(latents_bz), NETWORK_ROWS):
+                chunk = torch.tensor(latents_bz[start : start + NETWORK_ROWS], device=self.device)
+                out[start : start + NETWORK_ROWS] = self.vae.reconstruct(chunk).cpu().numpy()
+        return out
+
+    def files(self) -> dict[str, bytes]:
+        """The files of the model folder."""
+        description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": self.fingerprint,
+            "schema": schema_to_text(self.rows.schema),
+            "columns": self.rows.to_json(),
+            "training": dict(self.training),
+        }
+        text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+        return {WEIGHTS_FILE: self.weights, BUNDLE_FILE: text.encode()}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str, device: str = "cpu") -> Bundle:
+        """Rebuilds a bundle from `files()`.
+
+        Raises:
+            ModelError: If a file is damaged, or of a version this library does not know.
+        """
+        try:
+            description = json.loads(files[BUNDLE_FILE])
+            if description["format"] != FORMAT:
+                raise ModelError(f"{where}/{BUNDLE_FILE} is no parvae model")
+            if description["version"] > VERSION:
+                raise ModelError(
+                    f"{where} is a model of format version {description['version']}, this library reads up to "
+                    f"{VERSION}; upgrade parvae"
+                )
+            schema = schema_from_text(description["schema"])
+            rows = RowTransform.from_json(schema, description["columns"])
+            bundle = cls(rows, files[WEIGHTS_FILE], description["training"], device)
+            expected = description["fingerprint"]
+        except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise ModelError(f"{where}/{BUNDLE_FILE} is damaged ({error!r}); copy the model again") from error
+        if bundle.fingerprint != expected:
+            raise ModelError(f"{where}: the fingerprint does not match its files; copy the model again")
+        return bundle
+
+    def save(self, folder: Location) -> None:
+        """Writes the model folder, `bundle.json` last."""
+        for name, data in self.files().items():
+            folder.join(name).write_bytes(data)
+
+    @classmethod
+    def load(cls, folder: Location, device: str = "cpu") -> Bundle:
+        """Reads a model folder.
+
+        Raises:
+            ModelError: If there is none, training has not finished, or it is damaged.
+        """
+        if not folder.exists():
+            raise ModelError(f"the model {folder} does not exist; `parvae train DATA --model {folder}` makes one")
+        if not folder.join(BUNDLE_FILE).exists():
+            raise ModelError(
+                f"{folder} holds no {BUNDLE_FILE}: training has not finished there, or it is no model folder; "
+                "run the same `parvae train` again to continue"
+            )
+        files = {name: folder.join(name).read_bytes() for name in _present(folder)}
+        return cls.from_files(files, str(folder), device)
+
+
+def _present(folder: Location) -> list[str]:
+    if not folder.join(WEIGHTS_FILE).exists():
+        raise ModelError(f"{folder} lacks {WEIGHTS_FILE}; copy the model again")
+    return [BUNDLE_FILE, WEIGHTS_FILE]
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """An Arrow schema as base64 text of its IPC form."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    """The schema of `schema_to_text`.
+
+    Raises:
+        ParvaeError: If the text is no schema.
+    """
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text, validate=True)))
+    except (binascii.Error, pa.ArrowException, OSError) as error:
+        raise ParvaeError(f"a stored schema cannot be read: {error}") from error

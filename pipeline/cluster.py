@@ -1,0 +1,196 @@
+"""The Ray cluster that a job runs on: the one at `RAY_ADDRESS`, or a local one started for the job.
+
+Only this module and the step modules import ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+
+from pipeline import errors
+from pipeline.errors import JobError, ParvaeError, ResourceError
+
+LOG = logging.getLogger(__name__)
+READ_CPUS = 0.5
+"""CPUs that every job leaves for reading; without them Ray Data waits for ever and says nothing."""
+MAX_BLOCKS = 10_000
+"""Ray Data blocks that a list of work units is cut into at most."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the cluster has.
+
+    Attributes:
+        cpus: CPUs of all nodes.
+        gpus: GPUs of all nodes.
+        local: Whether the cluster was started for this process alone.
+    """
+
+    cpus: float
+    gpus: float
+    local: bool
+
+    def workers_for(self, wanted: int | None, gpu: bool) -> int:
+        """How many workers a job gets: as many as wanted, else one a GPU or one a CPU.
+
+        Raises:
+            ResourceError: If the cluster lacks the CPUs or GPUs.
+        """
+        if gpu and self.gpus < (wanted or 1):
+            raise ResourceError(
+                f"--gpu with {wanted or 1} workers needs {wanted or 1} GPUs, the cluster has {self.gpus:g}; "
+                "leave out --gpu, lower --workers, or add GPU nodes"
+            )
+        if wanted is None:
+            return int(self.gpus) if gpu else max(1, int(self.cpus))
+        if wanted > self.cpus:
+            raise ResourceError(
+                f"--workers {wanted} needs {wanted} CPUs, the cluster has {self.cpus:g}; lower --workers or add nodes"
+            )
+        return wanted
+
+    def cpus_per_worker(self, workers: int) -> float:
+        """CPUs that each worker reserves so that `READ_CPUS` are left."""
+        return max(0.01, min(1.0, int(100 * (self.cpus - READ_CPUS) / workers) / 100))
+
+    def threads_per_worker(self, workers: int) -> int:
+        """Compute threads of a worker: the CPUs of a local cluster shared out, one on others."""
+        return max(1, int(self.cpus) // workers) if self.local else 1
+
+
+@contextlib.contextmanager
+def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
+    """Connects to the cluster for the length of a job.
+
+    A Ray that is initialized already is used and left as it is. Otherwise `RAY_ADDRESS` is honoured; with none
+    a local Ray with the CPUs of this machine starts, and stops at the end.
+
+    Args:
+        num_cpus: CPUs that a local Ray should believe in, None for those there are.
+
+    Raises:
+        ResourceError: If no cluster answers at `RAY_ADDRESS`.
+    """
+    started = not ray.is_initialized()
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if started:
+        _quiet()
+        LOG.info("starting a local Ray" if address == "local" else f"connecting to Ray at {address}")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
+            options.update(include_dashboard=False, num_cpus=num_cpus)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), address == "local")
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def run_units(
+    units: Iterable[Any],
+    worker: type,
+    arguments: dict[str, Any],
+    cluster: Cluster,
+    workers: int,
+    gpu: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Runs `worker(**arguments)` over work units in a pool of Ray Data actors, yielding results as they come.
+
+    Identity is the caller's: each item is one JSON text, each result one JSON text, and every item must be
+    answered. Reading, computing and writing overlap inside the actor.
+
+    Args:
+        units: JSON-serializable items.
+        worker: A class whose instances turn an item (a dict) into a result (a dict).
+        arguments: Its constructor's arguments.
+        cluster: The cluster.
+        workers: Number of actors.
+        gpu: Whether each actor gets a GPU.
+
+    Raises:
+        ParvaeError: What a worker raised, or that a unit stayed without an answer.
+    """
+    items = list(units)
+    if not items:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    workers = min(workers, len(items))
+    handle = ray.put({"worker": worker, "arguments": arguments})
+    dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
+    dataset = dataset.map_batches(
+        _UnitActor,
+        fn_kwargs={"handles": [handle]},
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=0 if gpu else cluster.cpus_per_worker(workers),
+        num_gpus=1 if gpu else 0,
+    )
+    answered = 0
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for text in batch.column("result").to_pylist():
+                answered += 1
+                yield _opened(json.loads(text))
+    except ray.exceptions.RayError as error:
+        raise JobError(f"a Ray task failed: {error}") from error
+    if answered != len(items):
+        raise JobError(f"{len(items) - answered} of {len(items)} work units gave no answer; run the job again")
+
+
+class _UnitActor:
+    """The actor around a worker: JSON in, JSON out."""
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+
+    def __call__(self, batch: pa.Table, handles: list[Any]) -> pa.Table:
+        if self._worker is None:
+            content = ray.get(handles[0])
+            self._worker = content["worker"](**content["arguments"])
+        results = [self._answer(json.loads(text)) for text in batch.column("item").to_pylist()]
+        return pa.table({"result": pa.array(results, pa.large_string())})
+
+    def _answer(self, item: Any) -> str:
+        """The result in an envelope: Ray would lose the type of an exception on its way to the driver."""
+        try:
+            return json.dumps({"result": self._worker(item)})
+        except ParvaeError as error:
+            return json.dumps({"error": type(error).__name__, "message": str(error)})
+
+
+def _opened(envelope: dict[str, Any]) -> dict[str, Any]:
+    if "error" in envelope:
+        raise getattr(errors, envelope["error"])(envelope["message"])
+    return dict(envelope["result"])
+
+
+def _quiet() -> None:
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+

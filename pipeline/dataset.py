@@ -1,0 +1,292 @@
+"""A Parquet dataset: every footer checked first, then cut into work units.
+
+Ray Data merges files of different schemas silently into a null-filled union, so nothing is left to it: the
+folder is listed here, every footer is read and compared, and the work is a list of `WorkUnit`s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DatasetError
+from pipeline.storage import FileStat, Location
+
+SUFFIXES = (".parquet", ".parq", ".pq")
+UNIT_BYTES = 128 << 20
+BLOCK_BYTES = 16 << 20
+BLOCK_ROWS = 65_536
+_FOOTER_THREADS = 16
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One Parquet file of a dataset.
+
+    Attributes:
+        path: Path relative to the dataset's folder (Hive partition folders included).
+        size: Bytes.
+        version: ETag or modification time.
+        row_groups: Rows of each row group.
+        bytes: Uncompressed bytes of all row groups, as the footer says.
+    """
+
+    path: str
+    size: int
+    version: str
+    row_groups: tuple[int, ...]
+    bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """A run of row groups of one file that one task encodes into one part.
+
+    Attributes:
+        index: Position among all units of the dataset.
+        path: The file, relative to the dataset's folder.
+        first_group: First row group.
+        row_groups: Rows of each row group in the run (empty for a file without rows).
+        first_row: Row number in the file of the run's first row.
+    """
+
+    index: int
+    path: str
+    first_group: int
+    row_groups: tuple[int, ...]
+    first_row: int
+
+    @property
+    def rows(self) -> int:
+        """Rows in the unit."""
+        return sum(self.row_groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serializable description."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> WorkUnit:
+        """Rebuilds a unit from `to_json`'s result."""
+        return cls(**{**data, "row_groups": tuple(data["row_groups"])})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked dataset.
+
+    Attributes:
+        location: What the user named: the folder, or the one file.
+        root: The folder that the files' paths are relative to.
+        schema: The schema that all files share; metadata is the first file's.
+        files: The files, sorted by path.
+    """
+
+    location: Location
+    root: Location
+    schema: pa.Schema
+    files: tuple[SourceFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files as they are stored."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that are held in memory together: at most `BLOCK_BYTES` of decoded data."""
+        row_bytes = max(1, sum(file.bytes for file in self.files) // max(1, self.rows))
+        row_bytes = max(row_bytes, sum(_width(field.type) for field in self.schema))
+        return max(256, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+
+    def units(self, unit_bytes: int = UNIT_BYTES) -> list[WorkUnit]:
+        """Cuts the dataset into work units: runs of row groups of about `unit_bytes` uncompressed."""
+        units: list[WorkUnit] = []
+        for file in self.files:
+            units.extend(_cut(file, len(units), unit_bytes))
+        return units
+
+    def fingerprint(self) -> str:
+        """A hash of the names, sizes, versions and row groups of all files, and of the schema."""
+        digest = hashlib.sha256(self.schema.remove_metadata().serialize().to_pybytes())
+        for file in self.files:
+            digest.update(repr(asdict(file)).encode())
+        return digest.hexdigest()
+
+
+def open_dataset(location: Location, what: str = "DATA") -> Dataset:
+    """Lists a dataset and checks the footer of every file.
+
+    Args:
+        location: A folder of Parquet files (Hive partitions allowed) or one Parquet file.
+        what: Name of the argument, for messages.
+
+    Raises:
+        DatasetError: If nothing is there, a file is no readable Parquet, schemas differ, or two columns share
+            a name; the message names the file.
+    """
+    if not location.exists():
+        raise DatasetError(f"{what} {location} does not exist")
+    root = location
+    if location.is_file():
+        root, stats = location.parent, [location.stat()]
+    else:
+        stats = [stat for stat in location.files() if _is_data(stat.path)]
+    if not stats:
+        raise DatasetError(
+            f"{what} {location} holds no Parquet file (looked for *{', *'.join(SUFFIXES)}; names that begin "
+            "with '_' or '.' are skipped)"
+        )
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        footers = list(pool.map(lambda stat: _read_footer(root, stat), stats))
+    schema = footers[0][1]
+    for file, other in footers:
+        _check_same_schema(root, footers[0][0].path, schema, file.path, other)
+    _check_columns(location, schema)
+    return Dataset(location, root, schema, tuple(file for file, _ in footers))
+
+
+def read_unit(
+    root: Location, unit: WorkUnit, columns: Sequence[str] | None, block_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Streams the rows of a unit in batches of at most `block_rows`.
+
+    Args:
+        root: The dataset's root folder.
+        unit: What to read.
+        columns: Columns to read, None for all.
+        block_rows: Most rows a batch has.
+
+    Raises:
+        DatasetError: If the file cannot be read or holds another number of rows than when it was listed.
+    """
+    if unit.rows == 0:
+        return
+    location = root.join(unit.path)
+    seen = 0
+    try:
+        with location.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
+            groups = range(unit.first_group, unit.first_group + len(unit.row_groups))
+            for batch in file.iter_batches(
+                batch_size=block_rows,
+                row_groups=list(groups),
+                columns=None if columns is None else list(columns),
+                use_threads=False,
+            ):
+                seen += batch.num_rows
+                yield batch
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"cannot read {location} (row groups {groups.start} to {groups.stop - 1}): {error}; "
+            "restore the file or take it out of the dataset"
+        ) from error
+    if seen != unit.rows:
+        raise DatasetError(f"{location} gave {seen} rows where its footer promised {unit.rows}; it has changed")
+
+
+def read_file_schema(location: Location) -> pa.Schema:
+    """The Arrow schema of one Parquet file, metadata included."""
+    with location.open() as stream, pq.ParquetFile(stream) as file:
+        return file.schema_arrow
+
+
+def _is_data(path: str) -> bool:
+    hidden = any(part.startswith(("_", ".")) for part in path.split("/"))
+    return not hidden and path.lower().endswith(SUFFIXES)
+
+
+def _read_footer(root: Location, stat: FileStat) -> tuple[SourceFile, pa.Schema]:
+    location = root.join(stat.path)
+    try:
+        with location.open() as stream, pq.ParquetFile(stream) as file:
+            footer, schema = file.metadata, file.schema_arrow
+            groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+            _check_extent(location, stat.size, groups)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"{location} is not a readable Parquet file ({stat.size} bytes): {error}; "
+            "restore it or take it out of the dataset"
+        ) from error
+    rows = tuple(group.num_rows for group in groups)
+    return SourceFile(stat.path, stat.size, stat.version, rows, sum(g.total_byte_size for g in groups)), schema
+
+
+def _check_extent(location: Location, size: int, groups: list[Any]) -> None:
+    for number, group in enumerate(groups):
+        for index in range(group.num_columns):
+            chunk = group.column(index)
+            start = chunk.dictionary_page_offset or chunk.data_page_offset
+            if start < 4 or start + chunk.total_compressed_size > size:
+                raise DatasetError(
+                    f"{location}: column {chunk.path_in_schema!r} of row group {number} reaches past the end "
+                    f"of the file ({size} bytes); the file is truncated or corrupt, restore it"
+                )
+
+
+def _check_same_schema(
+    dataset: Location, first: str, expected: pa.Schema, path: str, schema: pa.Schema
+) -> None:
+    if schema.equals(expected, check_metadata=False):
+        return
+    if schema.names != expected.names:
+        missing = [name for name in expected.names if name not in schema.names]
+        extra = [name for name in schema.names if name not in expected.names]
+        detail = f"columns missing: {missing}, columns extra: {extra}" if missing or extra else "order differs"
+    else:
+        detail = "; ".join(
+            f"column {name!r} is {schema.field(name)} there and {expected.field(name)} here"
+            for name in expected.names
+            if not schema.field(name).equals(expected.field(name))
+        )
+    raise DatasetError(
+        f"the files of {dataset} have different schemas: {path} against {first}: {detail}; "
+        "a dataset has one schema, rewrite or move the file"
+    )
+
+
+def _check_columns(dataset: Location, schema: pa.Schema) -> None:
+    if not schema.names:
+        raise DatasetError(f"{dataset} has no columns")
+    doubled = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if doubled:
+        raise DatasetError(f"{dataset} has several columns named {doubled[0]!r}; rename them first")
+
+
+def _cut(file: SourceFile, first_index: int, unit_bytes: int) -> Iterator[WorkUnit]:
+    groups, row_bytes = file.row_groups, file.bytes / max(1, file.rows)
+    start = begun = index = 0
+    size = 0.0
+    for position, rows in enumerate(groups):
+        if position > start and size + rows * row_bytes > unit_bytes:
+            yield WorkUnit(first_index + index, file.path, start, groups[start:position], begun)
+            begun += sum(groups[start:position])
+            start, size, index = position, 0.0, index + 1
+        size += rows * row_bytes
+    yield WorkUnit(first_index + index, file.path, start, groups[start:], begun)
+
+
+def _width(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return _width(kind.storage_type)
+    try:
+        return max(1, int(kind.bit_width) // 8)
+    except (ValueError, AttributeError):
+        return 16

@@ -1,0 +1,156 @@
+"""The first step of training: one streaming pass that fits every column."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import pickle
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.bundle import schema_from_text, schema_to_text
+from pipeline.cluster import Cluster, run_units
+from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
+from pipeline.dataset import Dataset, WorkUnit, read_unit
+from pipeline.errors import ConfigError
+from pipeline.progress import Progress
+from pipeline.readahead import read_ahead
+from pipeline.rows import RowTransform
+from pipeline.sampling import priorities
+from pipeline.storage import Location
+
+LOG = logging.getLogger(__name__)
+_SAMPLE_CELLS = 4 << 20
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the pass found.
+
+    Attributes:
+        rows: The fitted columns.
+        explanations: For each column, its kind and why.
+    """
+
+    rows: RowTransform
+    explanations: dict[str, str]
+
+
+def column_options(
+    schema: pa.Schema, passthrough: tuple[str, ...], columns: Mapping[str, ColumnOptions]
+) -> dict[str, ColumnOptions]:
+    """Options for every column of a schema.
+
+    Raises:
+        ConfigError: If a column named does not exist, or one to be passed through has another kind.
+    """
+    for origin, names in (("--passthrough", passthrough), ("columns", columns)):
+        for name in names:
+            if name not in schema.names:
+                listed = ", ".join(map(repr, schema.names[:50]))
+                raise ConfigError(f"{origin} names the column {name!r}, the dataset has {listed}")
+    options = {name: columns.get(name, ColumnOptions()) for name in schema.names}
+    for name in passthrough:
+        if options[name].kind not in (None, "passthrough"):
+            raise ConfigError(
+                f"column {name!r} is to be passed through, but the configuration makes it {options[name].kind}"
+            )
+        options[name] = ColumnOptions(kind="passthrough")
+    return options
+
+
+def fit_columns(
+    dataset: Dataset, options: dict[str, ColumnOptions], seed: int, cluster: Cluster, workers: int
+) -> Fitted:
+    """Fits every column in one streaming pass over all rows.
+
+    Args:
+        dataset: The dataset.
+        options: Options of every column, from `column_options`.
+        seed: Seed of the row sample that quantiles are taken from.
+        cluster: The cluster.
+        workers: Number of actors.
+
+    Raises:
+        ConfigError: If a column cannot have the kind asked for, or nothing is left to model.
+        DatasetError: If a file cannot be read.
+    """
+    units = dataset.units()
+    sample = max(1024, min(65_536, _SAMPLE_CELLS // len(dataset.schema)))
+    arguments = {
+        "root": dataset.root,
+        "schema": schema_to_text(dataset.schema),
+        "options": options,
+        "seed": seed,
+        "sample": sample,
+        "block_rows": dataset.block_rows,
+    }
+    merged = {
+        field.name: ColumnStats.empty(field, options[field.name], sample_size=sample) for field in dataset.schema
+    }
+    progress = Progress("statistics", len(units))
+    items = [unit.to_json() for unit in units]
+    for result in run_units(items, UnitObserver, arguments, cluster, workers):
+        for name, stats in _unpack(result["stats"]).items():
+            merged[name] = merged[name].merge(stats)
+        progress.advance(result["rows"])
+    fitted = [fit_column(field, merged[field.name], options[field.name]) for field in dataset.schema]
+    rows = RowTransform(dataset.schema, tuple(fitted))
+    if not rows.modelled:
+        raise ConfigError(f"{dataset.location}: every column is passed through; nothing is left to model")
+    return Fitted(rows, {column.name: explain(column, merged[column.name]) for column in fitted})
+
+
+class UnitObserver:
+    """Worker: the statistics of one work unit.
+
+    Args:
+        root: The dataset's root folder.
+        schema: The dataset's schema, as text.
+        options: Options of every column.
+        seed: Seed of the row sample.
+        sample: Most values that are sampled from a column.
+        block_rows: Rows that are read together.
+    """
+
+    def __init__(
+        self,
+        root: Location,
+        schema: str,
+        options: dict[str, ColumnOptions],
+        seed: int,
+        sample: int,
+        block_rows: int,
+    ) -> None:
+        self._root, self._schema = root, schema_from_text(schema)
+        self._options, self._seed, self._sample, self._block_rows = options, seed, sample, block_rows
+        self._names = [name for name in self._schema.names if options[name].kind != "passthrough"]
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Observes all rows of the unit."""
+        unit = WorkUnit.from_json(item)
+        stats = {
+            name: ColumnStats.empty(self._schema.field(name), self._options[name], sample_size=self._sample)
+            for name in self._names
+        }
+        keys, row = priorities(self._seed, unit), 0
+        if self._names:
+            for batch in read_ahead(read_unit(self._root, unit, self._names, self._block_rows)):
+                for name in self._names:
+                    array = batch.column(batch.schema.get_field_index(name))
+                    stats[name].observe(array, keys[row : row + batch.num_rows])
+                row += batch.num_rows
+        return {"rows": unit.rows, "stats": _pack(stats)}
+
+
+def _pack(stats: dict[str, ColumnStats]) -> str:
+    """Statistics on their way between two processes of one job (never written anywhere)."""
+    return base64.b64encode(zlib.compress(pickle.dumps(stats, protocol=5), 1)).decode()
+
+
+def _unpack(text: str) -> dict[str, ColumnStats]:
+    return dict(pickle.loads(zlib.decompress(base64.b64decode(text))))

@@ -1,0 +1,150 @@
+"""What a path holds: a dataset, a model or an archive, as tables and figures; needs no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.archive import MANIFEST_FILE, MODEL_FOLDER, PLAN_FILE, Archive
+from pipeline.bundle import BUNDLE_FILE, Bundle
+from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
+from pipeline.dataset import Dataset, open_dataset, read_unit
+from pipeline.errors import DatasetError
+from pipeline.rows import RowTransform
+from pipeline.sampling import priorities
+from pipeline.storage import Location
+
+SAMPLE_ROWS = 65_536
+"""Rows of a dataset that `inspect` looks at to guess kinds; `train` looks at all."""
+
+Table = tuple[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        tables: (title, rows) to print.
+        figures: JSON-serializable figures.
+    """
+
+    tables: list[Table]
+    figures: dict[str, Any]
+
+
+def inspect(path: Location) -> Report:
+    """Explains a dataset, a model or an archive.
+
+    Raises:
+        InputError: If there is nothing, or what there is is damaged.
+    """
+    if not path.exists():
+        raise DatasetError(f"PATH {path} does not exist")
+    if path.join(MANIFEST_FILE).exists() or path.join(PLAN_FILE).exists():
+        return _archive(Archive.open(path))
+    if path.join(BUNDLE_FILE).exists():
+        return _model(path, Bundle.load(path))
+    return _dataset(open_dataset(path, "PATH"))
+
+
+def _dataset(dataset: Dataset) -> Report:
+    options = ColumnOptions()
+    stats = {field.name: ColumnStats.empty(field, options) for field in dataset.schema}
+    seen = 0
+    for batch, keys in _first_rows(dataset):
+        seen += batch.num_rows
+        for field in dataset.schema:
+            stats[field.name].observe(batch.column(batch.schema.get_field_index(field.name)), keys)
+    rows = [
+        {"column": field.name, "type": str(field.type), "kind and why": _guess(field, stats[field.name], options)}
+        for field in dataset.schema
+    ]
+    about = "all rows" if seen == dataset.rows else f"the first {seen:,} of {dataset.rows:,} rows"
+    units = dataset.units()
+    figures = {
+        "what": "dataset",
+        "rows": dataset.rows,
+        "files": len(dataset.files),
+        "bytes": dataset.size,
+        "row_groups": sum(len(file.row_groups) for file in dataset.files),
+        "work_units": len(units),
+        "columns": len(dataset.schema),
+    }
+    return Report([("dataset", [figures]), (f"columns, judged by {about}", rows)], figures)
+
+
+def _first_rows(dataset: Dataset) -> Iterator[tuple[pa.RecordBatch, np.ndarray[Any, np.dtype[np.uint64]]]]:
+    left = SAMPLE_ROWS
+    for unit in dataset.units():
+        keys, row = priorities(0, unit), 0
+        for batch in read_unit(dataset.root, unit, None, min(dataset.block_rows, SAMPLE_ROWS)):
+            part = batch.slice(0, left)
+            yield part, keys[row : row + part.num_rows]
+            row += part.num_rows
+            left -= part.num_rows
+            if left <= 0:
+                return
+
+
+def _guess(field: pa.Field, stats: ColumnStats, options: ColumnOptions) -> str:
+    return explain(fit_column(field, stats, options), stats)
+
+
+def _columns(rows: RowTransform) -> list[dict[str, Any]]:
+    return [
+        {
+            "column": column.name,
+            "type": str(column.field.type),
+            "kind": column.kind,
+            "symbols": sum(span.width for span in column.spans()),
+            "bins": max((span.bins for span in column.spans()), default=0),
+        }
+        for column in rows.columns
+    ]
+
+
+def _model(path: Location, bundle: Bundle) -> Report:
+    vae = bundle.vae
+    history = bundle.training.get("history", [])
+    last = history[-1] if history else {}
+    figures = {
+        "what": "model",
+        "fingerprint": bundle.fingerprint[:16],
+        "latent_dim": bundle.latent_dim,
+        "active_latents": int(vae.latent_active_Z.sum()),
+        "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "bytes": sum(map(len, bundle.files().values())),
+        "trained_on_rows": bundle.training.get("rows"),
+        "epochs": len(history),
+        "minus_elbo_bits_per_row": last.get("minus_elbo_bits"),
+    }
+    return Report([(f"model {path}", [figures]), ("columns", _columns(bundle.rows))], figures)
+
+
+def _archive(archive: Archive) -> Report:
+    manifest = archive.manifest
+    figures = {
+        "what": "archive",
+        "version": ".".join(map(str, manifest["version"])),
+        "keep": archive.plan.keep,
+        "rows": archive.rows,
+        "files": manifest["files"],
+        "parts": manifest["parts"],
+        "bytes_in": manifest["bytes_in"],
+        "bytes_out": manifest["bytes"]["total"],
+        "ratio": manifest["bytes_in"] / manifest["bytes"]["total"],
+    }
+    total = manifest["bytes"]["total"]
+    sizes = [
+        {"part": name, "bytes": size, "share %": 100 * size / total, "bits/row": 8 * size / max(1, archive.rows)}
+        for name, size in manifest["bytes"].items()
+    ]
+    bundle = Bundle.load(archive.location.join(MODEL_FOLDER))
+    return Report(
+        [(f"archive {archive.location}", [figures]), ("bytes", sizes), ("columns", _columns(bundle.rows))], figures
+    )

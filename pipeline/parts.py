@@ -1,0 +1,247 @@
+"""One part of an archive: a Parquet file of passthrough columns, latents and corrections.
+
+A block is a row group. The latent column is a `fixed_size_list<float>[d]`; the corrections column holds one
+binary cell a block, in the block's first row (null elsewhere): what the decoder must be told exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.bundle import schema_from_text, schema_to_text
+from pipeline.errors import ArchiveError, ParvaeError
+from pipeline.rows import Exceptions
+from pipeline.storage import Location
+
+_META_UNIT = b"parvae.unit"
+_META_PLAN = b"parvae.plan"
+_META_SCHEMA = b"parvae.source_schema"
+_CELL = struct.Struct("<4sII")
+_CELL_MAGIC = b"PVX1"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row group of a part, as read.
+
+    Attributes:
+        passthrough: The columns that were copied.
+        latents: float32 array of shape (rows, Z).
+        exceptions: What the latents cannot say.
+    """
+
+    passthrough: pa.RecordBatch
+    latents: npt.NDArray[np.float32]
+    exceptions: Exceptions
+
+
+@dataclass(frozen=True)
+class PartColumns:
+    """Names of the two columns that parvae adds to the passthrough columns of a part."""
+
+    latent: str
+    corrections: str
+
+    @classmethod
+    def beside(cls, names: Sequence[str]) -> PartColumns:
+        """`latent` and `corrections`, with underscores appended until no passthrough column has the name."""
+        return cls(_free("latent", names), _free("corrections", names))
+
+
+class PartWriter:
+    """Writes the blocks of one part to a local file.
+
+    Args:
+        path: Local path.
+        source_schema: Schema of the source file, metadata included; kept in the footer.
+        passthrough: Names of the columns that are copied.
+        columns: Names of the added columns.
+        latent_dim: Number of latents.
+        unit: The work unit's JSON form; kept in the footer.
+        plan: Fingerprint of the plan; kept in the footer.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source_schema: pa.Schema,
+        passthrough: Sequence[str],
+        columns: PartColumns,
+        latent_dim: int,
+        unit: dict[str, Any],
+        plan: str,
+    ) -> None:
+        fields = [source_schema.field(name) for name in passthrough]
+        latent = pa.list_(pa.field("element", pa.float32(), nullable=False), latent_dim)
+        fields.append(pa.field(columns.latent, latent, nullable=False))
+        fields.append(pa.field(columns.corrections, pa.binary()))
+        metadata = {
+            _META_UNIT: json.dumps(unit).encode(),
+            _META_PLAN: plan.encode(),
+            _META_SCHEMA: schema_to_text(source_schema).encode(),
+        }
+        self._schema = pa.schema(fields, metadata)
+        self._passthrough = list(passthrough)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=6)
+        self.rows = 0
+
+    def write(
+        self, batch: pa.RecordBatch, latents: npt.NDArray[np.float32], exceptions: Exceptions
+    ) -> None:
+        """Writes one block (`batch` has the passthrough columns, and may have others)."""
+        if batch.num_rows == 0:
+            return
+        arrays = [batch.column(batch.schema.get_field_index(name)) for name in self._passthrough]
+        latent_type = self._schema.field(len(arrays)).type
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), type=latent_type))
+        cells: list[bytes | None] = [None] * batch.num_rows
+        cells[0] = _pack_exceptions(exceptions) if exceptions else None
+        arrays.append(pa.array(cells, pa.binary()))
+        table = pa.Table.from_arrays(arrays, schema=self._schema)
+        self._writer.write_table(table, row_group_size=batch.num_rows)
+        self.rows += batch.num_rows
+
+    def close(self) -> None:
+        """Writes the footer."""
+        self._writer.close()
+
+
+class PartReader:
+    """Reads a part of an archive.
+
+    Args:
+        location: The part.
+        columns: Names of the added columns.
+        plan: Fingerprint of the plan that the part must have been written under.
+
+    Raises:
+        ArchiveError: If the part is missing, damaged or foreign.
+    """
+
+    def __init__(self, location: Location, columns: PartColumns, plan: str) -> None:
+        self._location, self._columns = location, columns
+        try:
+            self._stream = location.open()
+            self._file = pq.ParquetFile(self._stream)
+            metadata = self._file.schema_arrow.metadata or {}
+            self.source_schema = schema_from_text(metadata[_META_SCHEMA].decode())
+            found = metadata[_META_PLAN].decode()
+        except FileNotFoundError as error:
+            raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
+        except (OSError, pa.ArrowException, KeyError, ValueError, ParvaeError) as error:
+            raise ArchiveError(f"the part {location} is damaged: {error}; restore it or encode again") from error
+        if found != plan:
+            raise ArchiveError(f"the part {location} belongs to another archive; restore the right one")
+        self.rows: int = self._file.metadata.num_rows
+
+    def __enter__(self) -> PartReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._stream.close()
+
+    def bytes_by_role(self) -> dict[str, int]:
+        """Compressed bytes of the latents, corrections and passthrough columns."""
+        sizes = {"latents": 0, "corrections": 0, "passthrough": 0}
+        footer = self._file.metadata
+        for group in range(footer.num_row_groups):
+            for index in range(footer.num_columns):
+                chunk = footer.row_group(group).column(index)
+                top = _top_name(chunk.path_in_schema, self._columns)
+                sizes[top] += chunk.total_compressed_size
+        return sizes
+
+    def blocks(self) -> Iterator[Block]:
+        """Reads the blocks in order.
+
+        Raises:
+            ArchiveError: If a block is damaged.
+        """
+        for number in range(self._file.num_row_groups):
+            try:
+                table = self._file.read_row_group(number, use_threads=False)
+                latents = table[self._columns.latent].combine_chunks()
+                cell = table[self._columns.corrections][0].as_py()
+                rest = table.drop_columns([self._columns.latent, self._columns.corrections])
+                exceptions = {} if cell is None else _unpack_exceptions(cell)
+            except (OSError, pa.ArrowException, ValueError, KeyError, IndexError, struct.error) as error:
+                raise ArchiveError(
+                    f"block {number} of {self._location} is damaged: {error}; restore the part"
+                ) from error
+            values = latents.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+            yield Block(_one_batch(rest, table.num_rows), values, exceptions)
+
+
+def sha256_file(path: str) -> str:
+    """SHA-256 of a local file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _top_name(path: str, columns: PartColumns) -> str:
+    for role, name in (("latents", columns.latent), ("corrections", columns.corrections)):
+        if path == name or path.startswith(name + "."):
+            return role
+    return "passthrough"
+
+
+def _one_batch(table: pa.Table, rows: int) -> pa.RecordBatch:
+    if table.num_columns == 0:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    return table.combine_chunks().to_batches()[0]
+
+
+def _pack_exceptions(exceptions: Exceptions) -> bytes:
+    names, arrays = [], []
+    for column, (states, exact) in exceptions.items():
+        names.append(f"s:{column}")
+        arrays.append(_one_list(pa.array(states)))
+        if exact is not None and len(exact):
+            names.append(f"x:{column}")
+            arrays.append(_one_list(exact))
+    batch = pa.RecordBatch.from_arrays(arrays, names)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    body = sink.getvalue().to_pybytes()
+    return _CELL.pack(_CELL_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def _unpack_exceptions(cell: bytes) -> Exceptions:
+    magic, size, checksum = _CELL.unpack_from(cell)
+    body = cell[_CELL.size :]
+    if magic != _CELL_MAGIC or size != len(body) or checksum != zlib.crc32(body):
+        raise ValueError("the corrections fail their checksum")
+    with pa.ipc.open_stream(body) as reader:
+        batch = reader.read_next_batch()
+    batch.validate(full=True)
+    exceptions: Exceptions = {}
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        role, column = name.split(":", 1)
+        if role == "s":
+            exceptions[column] = (array.flatten().to_numpy(), None)
+        else:
+            exceptions[column] = (exceptions[column][0], array.flatten())
+    return exceptions
+
+
+def _one_list(values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

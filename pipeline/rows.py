@@ -1,0 +1,168 @@
+"""Whole rows ↔ symbols: all columns of a dataset together.
+
+`RowTransform` turns record batches into the symbol matrix `bins_BD` of `vae_model` and back; what bins cannot
+say (nulls, non-finite values, unseen categories) travels beside it as `Exceptions`, exactly. `PackedRows` is
+the compact byte form in which symbols travel to training workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from vae_model.layout import FeatureLayout
+
+from pipeline.columns import Column, Symbols, column_from_json
+from pipeline.errors import DatasetError
+
+Exceptions = dict[str, tuple[npt.NDArray[np.uint8], pa.Array | None]]
+"""Column name → (states, exactly stored values), for the columns of a batch that need it."""
+
+
+@dataclass(frozen=True)
+class RowTransform:
+    """The fitted columns of a dataset, in schema order.
+
+    Attributes:
+        schema: The Arrow schema that rows have.
+        columns: One fitted column for each field.
+    """
+
+    schema: pa.Schema
+    columns: tuple[Column, ...]
+
+    @property
+    def modelled(self) -> list[Column]:
+        """The columns that the model sees."""
+        return [column for column in self.columns if column.kind != "passthrough"]
+
+    @property
+    def passthrough(self) -> list[str]:
+        """Names of the columns that are copied as they are."""
+        return [column.name for column in self.columns if column.kind == "passthrough"]
+
+    def layout(self) -> FeatureLayout:
+        """Where each modelled column's symbols stand in a row."""
+        return FeatureLayout.assemble(span for column in self.modelled for span in column.spans())
+
+    def from_batch(self, batch: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], Exceptions]:
+        """Turns rows into `bins_BD` and what they cannot say.
+
+        Args:
+            batch: Rows with at least the modelled columns.
+
+        Returns:
+            An int64 array of shape (rows, D), and the exceptions.
+        """
+        parts: list[npt.NDArray[np.int64]] = []
+        exceptions: Exceptions = {}
+        for column in self.modelled:
+            symbols = column.from_values(batch.column(batch.schema.get_field_index(column.name)))
+            parts.append(symbols.bins)
+            if symbols.states is not None:
+                exceptions[column.name] = (symbols.states, symbols.exact)
+        if not parts:
+            return np.zeros((batch.num_rows, 0), np.int64), exceptions
+        return np.concatenate(parts, axis=1), exceptions
+
+    def to_arrays(self, bins_bd: npt.NDArray[np.int64], exceptions: Exceptions) -> dict[str, pa.Array]:
+        """Turns symbols back into one array a modelled column."""
+        arrays: dict[str, pa.Array] = {}
+        position = 0
+        for column in self.modelled:
+            width = sum(span.width for span in column.spans())
+            states, exact = exceptions.get(column.name, (None, None))
+            symbols = Symbols(bins_bd[:, position : position + width], states, exact)
+            arrays[column.name] = column.to_values(symbols)
+            position += width
+        return arrays
+
+    def check_schema(self, schema: pa.Schema, what: str) -> None:
+        """Refuses a dataset whose columns are not those the model was fitted to.
+
+        Raises:
+            DatasetError: Naming the first column that differs.
+        """
+        if schema.equals(self.schema, check_metadata=False):
+            return
+        for field in self.schema:
+            if field.name not in schema.names:
+                raise DatasetError(f"{what} lacks the column {field.name!r} ({field.type}) of the model")
+            other = schema.field(field.name)
+            if not other.equals(field):
+                raise DatasetError(
+                    f"{what}: column {field.name!r} is {other.type}{_nullability(other)}, the model was trained "
+                    f"on {field.type}{_nullability(field)}; cast it, or train a model for this dataset"
+                )
+        extra = [name for name in schema.names if name not in self.schema.names]
+        if extra:
+            raise DatasetError(f"{what} has the column {extra[0]!r} that the model has never seen; drop it")
+        raise DatasetError(f"{what} has the model's columns in another order: {schema.names}")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The columns as JSON, in schema order."""
+        return [{"name": column.name, **column.to_json()} for column in self.columns]
+
+    @classmethod
+    def from_json(cls, schema: pa.Schema, data: Sequence[Mapping[str, Any]]) -> RowTransform:
+        """Rebuilds the transform from `to_json`'s result."""
+        return cls(schema, tuple(column_from_json(schema.field(item["name"]), item) for item in data))
+
+
+def _nullability(field: pa.Field) -> str:
+    return "" if field.nullable else " not null"
+
+
+class PackedRows:
+    """Symbols of a row packed into as few bytes as their numbers of bins allow.
+
+    Symbols are stored plus one (0 = absent) in unsigned integers of 1, 2, 4 or 8 bytes, grouped by width,
+    little-endian.
+
+    Args:
+        layout: The layout whose rows are packed.
+    """
+
+    def __init__(self, layout: FeatureLayout) -> None:
+        with_state = {span.column for span in layout.spans if span.role == "state"}
+        sizes = np.zeros(layout.n_symbols, np.int64)
+        self._offset = np.zeros(layout.n_symbols, np.int64)
+        for span in layout.spans:
+            may_be_absent = span.column in with_state
+            sizes[span.start : span.stop] = _bytes_for(span.bins - 1 + may_be_absent)
+            self._offset[span.start : span.stop] = may_be_absent
+        order = np.argsort(-sizes, kind="stable")
+        self._groups = [
+            (f"<u{size}", order[sizes[order] == size]) for size in (8, 4, 2, 1) if (sizes == size).any()
+        ]
+        self.row_bytes = int(sizes.sum())
+        self._n_symbols = layout.n_symbols
+
+    def pack(self, bins_bd: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Packs symbols into an array of shape (rows, row_bytes)."""
+        shifted = bins_bd + self._offset
+        parts = [
+            np.ascontiguousarray(shifted[:, columns]).astype(dtype).view(np.uint8)
+            for dtype, columns in self._groups
+        ]
+        if not parts:
+            return np.zeros((len(bins_bd), 0), np.uint8)
+        return np.concatenate(parts, axis=1)
+
+    def unpack(self, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """Turns packed rows of shape (rows, row_bytes) back into `bins_BD`."""
+        bins_bd = np.empty((len(packed), self._n_symbols), np.int64)
+        start = 0
+        for dtype, columns in self._groups:
+            stop = start + len(columns) * np.dtype(dtype).itemsize
+            bins_bd[:, columns] = np.ascontiguousarray(packed[:, start:stop]).view(dtype)
+            start = stop
+        return bins_bd - self._offset
+
+
+def _bytes_for(largest: int) -> int:
+    return next(size for size in (1, 2, 4, 8) if largest < 1 << (8 * size))

@@ -1,0 +1,285 @@
+"""Training: fit the columns, then the VAE with Ray Train, and write the model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import ray
+import ray.data
+import ray.exceptions
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from pipeline.bundle import BUNDLE_FILE, WEIGHTS_FILE, Bundle, schema_to_text
+from pipeline.cluster import Cluster, connected
+from pipeline.config import Optimization, TrainConfig
+from pipeline.dataset import Dataset, open_dataset
+from pipeline.errors import DatasetError, OutputError, TrainingError
+from pipeline.fit import Fitted, column_options, fit_columns
+from pipeline.progress import Board
+from pipeline.rows import PackedRows
+from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
+from pipeline.storage import Location, check_output
+from pipeline.training_data import EpochPlan, PackUnits
+from pipeline.training_loop import STATE, WEIGHTS, LoopSettings, train_worker
+
+LOG = logging.getLogger(__name__)
+RUN_FOLDER = "_train"
+RUN_FILE = "run.json"
+_MAX_WORKER_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to.
+
+    Attributes:
+        bundle: The model.
+        rows: Rows of the dataset.
+        seconds: Wall time of columns and network together.
+        explanations: For each column, its kind and why.
+    """
+
+    bundle: Bundle
+    rows: int
+    seconds: float
+    explanations: dict[str, str]
+
+
+def train(
+    data: Location,
+    model: Location,
+    config: TrainConfig,
+    workers: int | None = None,
+    gpu: bool = False,
+    overwrite: bool = False,
+    tensorboard: Location | None = None,
+) -> TrainResult:
+    """Trains a model on a dataset and writes it to a folder.
+
+    A run that was killed continues from its last checkpoint when it is started again with the same dataset and
+    configuration.
+
+    Args:
+        data: Folder of Parquet files.
+        model: Folder to write.
+        config: The configuration.
+        workers: Training workers; None: one, or one a GPU with `gpu`.
+        gpu: Whether workers train on GPUs.
+        overwrite: Whether a model, or another run's checkpoints, in the folder may be replaced.
+        tensorboard: Folder for TensorBoard event files, or None.
+
+    Raises:
+        InputError: Bad input, found before any work.
+        TrainingError: The loss stopped being finite, or workers failed too often.
+    """
+    started = time.monotonic()
+    check_output(model, "--model", {"DATA": data})
+    dataset = open_dataset(data)
+    if dataset.rows == 0:
+        raise DatasetError(f"DATA {data} has no rows; nothing can be learned from it")
+    options = column_options(dataset.schema, config.passthrough, config.columns)
+    run = _run_fingerprint(dataset, config)
+    _check_model_folder(model, run, overwrite)
+    with connected() as cluster:
+        count = cluster.workers_for(workers if gpu or workers else 1, gpu)
+        fitted = fit_columns(dataset, options, config.seed, cluster, cluster.workers_for(None, False))
+        for name, text in fitted.explanations.items():
+            LOG.info("column %s: %s", name, text)
+        _begin(model, run)
+        weights, history = _fit_network(dataset, fitted, model, config, cluster, count, gpu)
+    seconds = time.monotonic() - started
+    training = {"config": config.to_json(), "rows": dataset.rows, "seconds": seconds, "history": history}
+    bundle = Bundle(fitted.rows, weights, training)
+    bundle.save(model)
+    if tensorboard is not None:
+        _write_events(tensorboard, history)
+    model.join(RUN_FOLDER).remove()
+    return TrainResult(bundle, dataset.rows, seconds, fitted.explanations)
+
+
+def epoch_plan(
+    rows: int, row_bytes: int, options: Optimization, workers: int, seed: int
+) -> tuple[EpochPlan, int]:
+    """Steps, batch and number of epochs for so many training rows.
+
+    Returns:
+        The plan of an epoch, and the number of epochs.
+    """
+    batch = options.batch_size or 2 ** round(math.log2(min(1024, max(32, rows / 100))))
+    local = max(1, min(batch, rows) // workers)
+    steps = max(1, rows // (local * workers))
+    epochs = options.epochs or min(200, max(5, math.ceil(3000 / steps)))
+    cached = rows * row_bytes / workers <= options.cache_mib << 20
+    return EpochPlan(steps, local, cached, seed), epochs
+
+
+def _fit_network(
+    dataset: Dataset,
+    fitted: Fitted,
+    model: Location,
+    config: TrainConfig,
+    cluster: Cluster,
+    workers: int,
+    gpu: bool,
+) -> tuple[bytes, list[dict[str, Any]]]:
+    layout = fitted.rows.layout()
+    fraction = config.training.validation_fraction if dataset.rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
+    units = dataset.units()
+    kept = sum(int(np.count_nonzero(held_out(config.seed, unit, fraction))) for unit in units)
+    plan, epochs = epoch_plan(
+        dataset.rows - kept, PackedRows(layout).row_bytes, config.training, workers, config.seed
+    )
+    LOG.info(
+        "training on %s rows, %s held out; %d epochs of %d steps of %d rows, %d latents",
+        f"{dataset.rows - kept:,}",
+        f"{kept:,}",
+        epochs,
+        plan.steps,
+        plan.local_batch * workers,
+        config.network.latent_dim,
+    )
+    packing = PackUnits(
+        dataset.root,
+        fitted.rows.to_json(),
+        schema_to_text(dataset.schema),
+        dataset.block_rows,
+        config.seed,
+        fraction,
+    )
+    with Board(_log_epoch) as board:
+        settings = LoopSettings(
+            layout.to_json(),
+            config.network.to_json(),
+            config.training,
+            config.seed,
+            epochs,
+            plan,
+            kept == 0,
+            cluster.threads_per_worker(workers),
+            board.handle,
+        )
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"loop": settings},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cluster.cpus_per_worker(workers), **({"GPU": 1} if gpu else {})},
+            ),
+            run_config=_run_config(model),
+            datasets={"rows": _rows(units, packing)},
+            dataset_config=ray.train.DataConfig(execution_options=_execution_options()),
+        )
+        try:
+            result = trainer.fit()
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            raise TrainingError(f"training failed: {error}") from error
+    if board.failure:
+        raise TrainingError(board.failure)
+    with result.checkpoint.as_directory() as folder:
+        with open(os.path.join(folder, WEIGHTS), "rb") as stream:
+            weights = stream.read()
+        with open(os.path.join(folder, STATE)) as text:
+            history = json.load(text)["history"]
+    return weights, history
+
+
+def _rows(units: list[Any], packing: PackUnits) -> ray.data.Dataset:
+    items = [{"item": json.dumps(unit.to_json())} for unit in units]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    return dataset.map_batches(packing, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+
+
+def _execution_options() -> ray.data.ExecutionOptions:
+    options = ray.data.ExecutionOptions()
+    options.preserve_order = True
+    return options
+
+
+def _run_config(model: Location) -> ray.train.RunConfig:
+    storage: dict[str, Any] = {"storage_path": model.path}
+    if not model.is_local:
+        storage["storage_filesystem"] = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(model.fs))
+    return ray.train.RunConfig(
+        name=RUN_FOLDER,
+        failure_config=ray.train.FailureConfig(max_failures=_MAX_WORKER_FAILURES),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        **storage,
+    )
+
+
+def _run_fingerprint(dataset: Dataset, config: TrainConfig) -> str:
+    text = json.dumps([dataset.fingerprint(), config.to_json()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
+    """Refuses a folder that holds a model, another run, or anything that is not parvae's."""
+    if model.is_empty():
+        return
+    record = model.join(RUN_FOLDER, RUN_FILE)
+    if not model.join(BUNDLE_FILE).exists() and not record.exists():
+        raise OutputError(f"--model {model} holds something that is no model; choose an empty folder")
+    if overwrite:
+        return
+    if model.join(BUNDLE_FILE).exists():
+        raise OutputError(f"--model {model} holds a model already; choose another folder, or give --overwrite")
+    if record.read_json()["run"] != run:
+        raise OutputError(
+            f"--model {model} holds an unfinished run on other data or with another configuration; choose another "
+            "folder, or give --overwrite to drop it"
+        )
+    LOG.info("continuing the unfinished run in %s", model)
+
+
+def _begin(model: Location, run: str) -> None:
+    """Clears what is to be overwritten and says which run the folder belongs to."""
+    record = model.join(RUN_FOLDER, RUN_FILE)
+    if not (record.exists() and record.read_json()["run"] == run):
+        for name in (BUNDLE_FILE, WEIGHTS_FILE, RUN_FOLDER):
+            model.join(name).remove()
+    model.join(BUNDLE_FILE).remove()
+    record.write_json({"run": run})
+
+
+def _log_epoch(entry: dict[str, Any]) -> None:
+    LOG.info(
+        "epoch %d of %d%s: -ELBO %.2f bits/row (reconstruction %.2f, KL %.2f), %d active units, %s rows/s",
+        entry["epoch"] + 1,
+        entry["epochs"],
+        " (rounding)" if entry["phase"] == 2 else "",
+        entry["minus_elbo_bits"],
+        entry["minus_reconstruction_bits"],
+        entry["kl_bits"],
+        entry["active_units"],
+        f"{entry['rows_per_second']:,.0f}",
+    )
+
+
+def _write_events(folder: Location, history: list[dict[str, Any]]) -> None:
+    """Writes TensorBoard event files, one scalar a figure of the history."""
+    import tempfile
+
+    from tensorboardX import SummaryWriter
+
+    with tempfile.TemporaryDirectory() as spool:
+        with SummaryWriter(spool) as writer:
+            for entry in history:
+                for name, value in entry.items():
+                    if name not in ("epoch", "phase"):
+                        writer.add_scalar(name, value, entry["epoch"])
+        for name in os.listdir(spool):
+            with open(os.path.join(spool, name), "rb") as stream:
+                folder.join(name).write_bytes(stream.read())
+
+

@@ -1,0 +1,174 @@
+"""Packed symbols from Ray Data to a training worker, in batches whose number every worker agrees on.
+
+`get_dataset_shard` deals rows out equally and Ray's local shuffle buffer emits short batches in mid-stream,
+which makes DDP wait for ever. So rows are re-batched here: every worker makes the same number of steps an
+epoch, each of the same size, whatever its shard holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.bundle import schema_from_text
+from pipeline.dataset import WorkUnit, read_unit
+from pipeline.errors import DatasetError
+from pipeline.rows import PackedRows, RowTransform
+from pipeline.sampling import held_out
+from pipeline.storage import Location
+
+Packed = npt.NDArray[np.uint8]
+MAX_VALIDATION_ROWS = 65_536
+"""Held-out rows that a worker keeps at most."""
+POOL_BYTES = 256 << 20
+"""Packed rows that a streaming worker shuffles among at a time."""
+
+
+@dataclass(frozen=True)
+class PackUnits:
+    """A Ray Data transform: work units (as JSON text) in, packed rows out.
+
+    Attributes:
+        root: The dataset's root folder.
+        columns: The fitted columns, `RowTransform.to_json()`.
+        schema: The dataset's schema, as text.
+        block_rows: Rows that are read together.
+        seed: Seed of the validation split.
+        validation_fraction: Share of rows held out.
+    """
+
+    root: Location
+    columns: list[dict[str, Any]]
+    schema: str
+    block_rows: int
+    seed: int
+    validation_fraction: float
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Yields tables of (unit, row, held_out, packed)."""
+        transform = RowTransform.from_json(schema_from_text(self.schema), self.columns)
+        packing = PackedRows(transform.layout())
+        names = [column.name for column in transform.modelled]
+        for text in batch.column("item").to_pylist():
+            unit = WorkUnit.from_json(json.loads(text))
+            mask = held_out(self.seed, unit, self.validation_fraction)
+            row = 0
+            for rows in read_unit(self.root, unit, names, self.block_rows):
+                bins, _ = transform.from_batch(rows)
+                yield _packed_table(unit.index, row, mask[row : row + len(bins)], packing.pack(bins))
+                row += len(bins)
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """How an epoch looks to one worker.
+
+    Attributes:
+        steps: Steps of an epoch, the same on every worker.
+        local_batch: Rows of this worker's share of a batch.
+        cached: Whether the worker keeps its shard in memory.
+        seed: Seed of the shuffles.
+    """
+
+    steps: int
+    local_batch: int
+    cached: bool
+    seed: int
+
+
+class ShardRows:
+    """One worker's rows: held-out ones kept, training ones cached or streamed every epoch.
+
+    Args:
+        shard: The worker's Ray Data iterator.
+        plan: How an epoch looks.
+        validate_on_training: Whether validation takes the training rows, for want of others.
+    """
+
+    def __init__(self, shard: Any, plan: EpochPlan, validate_on_training: bool) -> None:
+        self._shard, self._plan = shard, plan
+        self.validation: Packed = np.zeros((0, 0), np.uint8)
+        self._train: Packed | None = None
+        if plan.cached:
+            blocks = sorted(_blocks(shard), key=lambda block: block[0])
+            self._train, held = _merge(block[1] for block in blocks), _merge(block[2] for block in blocks)
+            self.validation = (self._train if validate_on_training else held)[:MAX_VALIDATION_ROWS]
+
+    def epoch(self, number: int) -> Iterator[Packed]:
+        """Yields `steps` batches of `local_batch` packed rows each, shuffled by (seed, epoch)."""
+        rng = np.random.default_rng([self._plan.seed, number])
+        if self._train is not None:
+            yield from self._cached_epoch(self._train, rng)
+        else:
+            yield from self._streamed_epoch(rng)
+
+    def _cached_epoch(self, rows: Packed, rng: np.random.Generator) -> Iterator[Packed]:
+        yield from _shuffled(rows, self._plan.steps, self._plan.local_batch, rng)
+
+    def _streamed_epoch(self, rng: np.random.Generator) -> Iterator[Packed]:
+        """Draws batches from a pool that the stream refills; a short shard draws its last pool again."""
+        size, left = self._plan.local_batch, self._plan.steps
+        pool: list[Packed] = []
+        held: list[Packed] = []
+        for _, train, kept in _blocks(self._shard):
+            held.append(kept)
+            pool.append(train)
+            if left and sum(part.nbytes for part in pool) > POOL_BYTES:
+                rows = rng.permutation(_merge(pool))
+                cut = len(rows) // 2 // size * size
+                for start in range(0, min(cut, left * size), size):
+                    yield rows[start : start + size]
+                left -= min(cut // size, left)
+                pool = [rows[cut:]]
+        yield from _shuffled(_merge(pool), left, size, rng)
+        if not len(self.validation):
+            self.validation = _merge(held)[:MAX_VALIDATION_ROWS]
+
+
+def _blocks(shard: Any) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
+    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for batch in table.to_batches():
+            if not batch.num_rows:
+                continue
+            packed = batch.column("packed")
+            width = packed.type.byte_width
+            flat = np.frombuffer(packed.buffers()[1], np.uint8)
+            rows = flat[packed.offset * width : (packed.offset + len(packed)) * width].reshape(-1, width)
+            mask = batch.column("held_out").to_numpy(zero_copy_only=False)
+            key = (batch.column("unit")[0].as_py(), batch.column("row")[0].as_py())
+            yield key, rows[~mask], rows[mask]
+
+
+def _packed_table(unit: int, first: int, mask: npt.NDArray[np.bool_], packed: Packed) -> pa.Table:
+    rows, width = packed.shape
+    array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(packed.tobytes())])
+    return pa.table(
+        {
+            "unit": np.full(rows, unit, np.int64),
+            "row": np.arange(first, first + rows, dtype=np.int64),
+            "held_out": mask,
+            "packed": array,
+        }
+    )
+
+
+def _shuffled(rows: Packed, batches: int, size: int, rng: np.random.Generator) -> Iterator[Packed]:
+    """Batches in random order; every row is given once before any is given again."""
+    if batches and not len(rows):
+        raise DatasetError("a training worker got no rows; use fewer --workers for so small a dataset")
+    rounds = -(-batches * size // max(1, len(rows)))
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)]) if rounds else np.empty(0, int)
+    for start in range(0, batches * size, size):
+        yield rows[order[start : start + size]]
+
+
+def _merge(parts: Iterable[Packed]) -> Packed:
+    filled = [part for part in parts if len(part)]
+    return np.concatenate(filled) if filled else np.zeros((0, 0), np.uint8)
+
