@@ -1,0 +1,192 @@
+"""Arrow arrays of fixed-width values ↔ NumPy arrays, without going through Python objects.
+
+NumPy knows no nulls and no decimals, so a column is read as `Scalars`: numbers in one of three wide dtypes
+(int64, uint64, float64), and a state for each value that is not an ordinary one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.columns.base import State
+
+Numbers: TypeAlias = npt.NDArray[Any]
+"""Numbers in a wide dtype: int64, uint64 or float64."""
+
+States: TypeAlias = npt.NDArray[np.uint8]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """Values as numbers and states.
+
+    Attributes:
+        data: int64, uint64 or float64; 0 where the value is not an ordinary one.
+        states: uint8 array of `State`, or None when every value is ordinary.
+    """
+
+    data: Numbers
+    states: States | None
+
+    def ordinary(self) -> Numbers:
+        """The ordinary values alone, in row order."""
+        return self.data if self.states is None else self.data[self.states == State.VALUE]
+
+
+def as_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Joins the chunks of a ChunkedArray; an Array comes back as it is."""
+    if not isinstance(values, pa.ChunkedArray):
+        return values
+    if values.num_chunks == 1:
+        return values.chunk(0)
+    joined = values.combine_chunks()
+    if isinstance(joined, pa.ChunkedArray):
+        raise ValueError(f"{values.nbytes:,} bytes of {values.type} do not fit one Arrow array")
+    return joined
+
+
+def storage_of(values: pa.Array) -> pa.Array:
+    """The plain array behind an extension array; any other array comes back as it is."""
+    return values.storage if isinstance(values, pa.ExtensionArray) else values
+
+
+def valid_mask(values: pa.Array) -> Mask | None:
+    """True where a value is not null; None when none is."""
+    if values.null_count == 0:
+        return None
+    return np.asarray(storage_of(values).is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def physical_dtype(data_type: pa.DataType) -> np.dtype[Any]:
+    """The NumPy dtype in which Arrow stores one value of a fixed-width type (decimal128 excepted)."""
+    width = data_type.bit_width
+    if pa.types.is_floating(data_type):
+        return np.dtype(f"float{width}")
+    unsigned = pa.types.is_unsigned_integer(data_type)
+    return np.dtype(f"{'u' if unsigned else ''}int{width}")
+
+
+def read_physical(values: pa.Array) -> Numbers:
+    """The values as they lie in memory; garbage under nulls, no copy, read-only."""
+    return _read_buffer(values, physical_dtype(values.type), 1).reshape(-1)
+
+
+def read_scalars(values: pa.Array) -> Scalars:
+    """Reads integers, floats, decimals, or temporal values (as their underlying integers)."""
+    wide: Mask | None = None
+    if pa.types.is_decimal128(values.type):
+        words = _read_buffer(values, np.dtype(np.int64), 2)
+        data: Numbers = words[:, 0]
+        outside = words[:, 1] != (data >> 63)
+        wide = outside if outside.any() else None
+    else:
+        data = widen(read_physical(values))
+    return _with_states(data, valid_mask(values), wide)
+
+
+def widen(data: Numbers) -> Numbers:
+    """Converts to int64, uint64 or float64, whichever holds every value of the dtype."""
+    if data.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # a signalling NaN under a null or in the data
+            return data.astype(np.float64, copy=False)
+    return data if data.dtype == np.uint64 else data.astype(np.int64, copy=False)
+
+
+def write_scalars(data: Numbers, data_type: pa.DataType, null: Mask | None = None) -> pa.Array:
+    """Writes numbers as an array of a type: the inverse of `read_scalars` for ordinary values.
+
+    Args:
+        data: Wide numbers, all within the range of `data_type`; rounded to it if it is a narrower float.
+        data_type: An integer, float, decimal or temporal type.
+        null: True where the value is null.
+
+    Returns:
+        An array of `data_type`.
+    """
+    if pa.types.is_decimal128(data_type):
+        low = data.astype(np.int64, copy=False)
+        stored: Numbers = np.stack([low, low >> 63], axis=1)
+    else:
+        stored = narrow(data, data_type)
+    validity = None
+    if null is not None and null.any():
+        validity = pa.array(~null).buffers()[1]
+    buffer = pa.py_buffer(np.ascontiguousarray(stored))
+    return pa.Array.from_buffers(data_type, len(data), [validity, buffer])
+
+
+def narrow(data: Numbers, data_type: pa.DataType) -> Numbers:
+    """Converts wide numbers to the dtype that the type is stored in."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return data.astype(physical_dtype(data_type), copy=False)
+
+
+def place_exact(decoded: pa.Array, states: States, exact: pa.Array | None) -> pa.Array:
+    """Puts the exactly stored values where the state says so.
+
+    Args:
+        decoded: n values.
+        states: n states.
+        exact: The values of the rows in state `EXACT`, in row order.
+
+    Returns:
+        n values of the same type.
+
+    Raises:
+        ValueError: If the number of exact values is not the number of rows in state `EXACT`.
+    """
+    rows = np.flatnonzero(states == State.EXACT)
+    found = 0 if exact is None else len(exact)
+    if found != len(rows):
+        raise ValueError(f"{len(rows)} rows are stored exactly, but {found} exact values are given")
+    if exact is None or not found:
+        return decoded
+    indices = np.arange(len(decoded))
+    indices[rows] = np.arange(len(decoded), len(decoded) + found)
+    return pa.concat_arrays([decoded, exact]).take(pa.array(indices))
+
+
+def check_type(values: pa.Array, field: pa.Field) -> None:
+    """Refuses an array of another type than the column was fitted on.
+
+    Raises:
+        TypeError: If the types differ.
+    """
+    if values.type != field.type:
+        raise TypeError(f"column {field.name!r} is {field.type}, got an array of {values.type}")
+
+
+def _read_buffer(values: pa.Array, dtype: np.dtype[Any], words: int) -> Numbers:
+    buffer = values.buffers()[1]
+    count = len(values)
+    if buffer is None or count == 0:
+        return np.zeros((count, words), dtype)
+    start = values.offset * words * dtype.itemsize
+    return np.frombuffer(buffer, dtype, count * words, start).reshape(count, words)
+
+
+def _with_states(data: Numbers, valid: Mask | None, wide: Mask | None) -> Scalars:
+    finite: Mask | None = None
+    if data.dtype.kind == "f":
+        finite = np.isfinite(data)
+        finite = None if finite.all() else finite
+    if valid is None and wide is None and finite is None:
+        return Scalars(data, None)
+    states = np.zeros(len(data), np.uint8)
+    if finite is not None:
+        states[np.isnan(data)] = State.NAN
+        states[data == np.inf] = State.POS_INF
+        states[data == -np.inf] = State.NEG_INF
+    if wide is not None:
+        states[wide] = State.EXACT
+    if valid is not None:
+        states[~valid] = State.NULL
+    if not states.any():
+        return Scalars(data, None)
+    return Scalars(np.where(states == State.VALUE, data, np.zeros((), data.dtype)), states)

@@ -1,0 +1,175 @@
+"""Numbers on a uniform grid: integers, unsigned integers, floats and decimals of any width.
+
+One ordinal symbol, and a state symbol before it if fitting saw nulls, NaN, infinities or decimals wider than
+int64. Without a bound, values outside the fitted range are clipped to it. With a bound every value is decoded
+and compared in its own dtype, and the ones that miss it are stored exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.columns.arrays import (
+    Numbers,
+    Scalars,
+    States,
+    check_type,
+    narrow,
+    place_exact,
+    read_scalars,
+    widen,
+    write_scalars,
+)
+from pipeline.columns.base import Column, State, Symbols
+from pipeline.columns.grid import Grid, bounded_grid, grid_from_json, misses_bound, nominal_grid
+from pipeline.columns.kinds import is_decimal
+from pipeline.columns.options import ColumnOptions
+from pipeline.columns.scaling import (
+    KNEE,
+    robust_location_scale,
+    standard_location_scale,
+    step_and_shift,
+)
+from pipeline.columns.states import SeenStates, is_state, states_or_none
+from pipeline.columns.stats import ColumnStats
+from pipeline.errors import ConfigError
+from vae_model.layout import Span
+
+COMPONENTS = 3
+"""Mixture components that the likelihood of a scalar should have."""
+
+
+@dataclass(frozen=True)
+class NumericColumn(Column):
+    """A fitted column of numbers.
+
+    Attributes:
+        field: The Arrow field.
+        grid: The grid, over unscaled values for decimals.
+        centre: Value that the network sees as 0.
+        scale: Distance that the network sees as 1.
+        knee: Where standardized values are bent to a logarithm; None = nowhere.
+        seen: States that fitting saw.
+        bound: Largest absolute error of a decoded value, in the unit of the grid; None = no promise.
+    """
+
+    kind: ClassVar[str] = "numeric"
+    field: pa.Field
+    grid: Grid
+    centre: int | float
+    scale: float
+    knee: float | None
+    seen: SeenStates
+    bound: float | None = None
+
+    @classmethod
+    def fit(cls, field: pa.Field, stats: ColumnStats, options: ColumnOptions) -> NumericColumn:
+        """Fits a column without an error bound to statistics with at least one ordinary value."""
+        if stats.low is None or stats.high is None:
+            raise ValueError(f"column {field.name!r} has no ordinary values to fit")
+        robust = options.scaling == "robust"
+        centre, scale = robust_location_scale(stats) if robust else standard_location_scale(stats)
+        grid = nominal_grid(stats.low, stats.high, scale)
+        seen = SeenStates.of(state for state in State if stats.states[state])
+        return cls(field, grid, centre, scale, KNEE if robust else None, seen)
+
+    def with_bound(self, bound: float) -> NumericColumn:
+        """The same column with an absolute error bound in the column's own unit.
+
+        Raises:
+            ConfigError: If the bound is negative or not finite, or 0 for floats.
+        """
+        scaled = bound
+        if is_decimal(self.field.type) and math.isfinite(bound):
+            scaled = math.floor(Decimal(repr(float(bound))).scaleb(self.field.type.scale))
+        try:
+            grid = bounded_grid(scaled, self.grid.low, self.grid.high, self.centre)
+        except ValueError as error:
+            raise ConfigError(f"column {self.name!r} ({self.field.type}): {error}") from error
+        return dataclasses.replace(self, grid=grid, bound=scaled)
+
+    def spans(self) -> list[Span]:
+        """The state symbol, if there is one, and the value symbol."""
+        step, shift = step_and_shift(self.grid.width, self.grid.origin, self.centre, self.scale)
+        value = Span(
+            self.name,
+            "value",
+            "ordinal",
+            start=self.seen.width,
+            width=1,
+            bins=self.grid.bins,
+            step=(step,),
+            shift=(shift,),
+            knee=self.knee,
+            components=COMPONENTS,
+        )
+        return [*self.seen.spans(self.name), value]
+
+    def from_values(self, values: pa.Array) -> Symbols:
+        """Turns values into symbols."""
+        check_type(values, self.field)
+        scalars = read_scalars(values)
+        bins = self.grid.to_bins(scalars.data)
+        states = scalars.states if self.bound is None else self._checked(scalars, bins, self.bound)
+        missed = is_state(states, State.EXACT)
+        exact = None if missed is None else values.filter(pa.array(missed))
+        return Symbols(self.seen.beside(bins.reshape(-1, 1), states), states, exact)
+
+    def to_values(self, symbols: Symbols) -> pa.Array:
+        """Turns symbols back into values."""
+        data = self.grid.to_values(symbols.bins[:, -1])
+        states = symbols.states
+        if states is None:
+            return write_scalars(data, self.field.type)
+        if data.dtype.kind == "f":
+            data[states == State.NAN] = np.nan
+            data[states == State.POS_INF] = np.inf
+            data[states == State.NEG_INF] = -np.inf
+        decoded = write_scalars(data, self.field.type, is_state(states, State.NULL))
+        return place_exact(decoded, states, symbols.exact)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that was fitted."""
+        return {
+            "kind": self.kind,
+            "grid": self.grid.to_json(),
+            "centre": self.centre,
+            "scale": self.scale,
+            "knee": self.knee,
+            "states": self.seen.to_json(),
+            "bound": self.bound,
+        }
+
+    @classmethod
+    def from_json(cls, field: pa.Field, data: Mapping[str, Any]) -> NumericColumn:
+        """Rebuilds the column from `to_json`'s result."""
+        return cls(
+            field,
+            grid_from_json(data["grid"]),
+            data["centre"],
+            float(data["scale"]),
+            data["knee"],
+            SeenStates.from_json(data),
+            data["bound"],
+        )
+
+    def _checked(self, scalars: Scalars, bins: npt.NDArray[np.int64], bound: float) -> States | None:
+        """The states, with `EXACT` for ordinary values that would miss the bound after decoding."""
+        decoded = self._own_precision(self.grid.to_values(bins))
+        states = np.zeros(len(bins), np.uint8) if scalars.states is None else scalars.states.copy()
+        missed = misses_bound(decoded, scalars.data, bound)
+        states[missed & (states == State.VALUE)] = State.EXACT
+        return states_or_none(states)
+
+    def _own_precision(self, data: Numbers) -> Numbers:
+        """Rounds wide floats to the column's own dtype; integers are exact already."""
+        return widen(narrow(data, self.field.type)) if data.dtype.kind == "f" else data

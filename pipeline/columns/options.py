@@ -1,0 +1,24 @@
+"""What a user may say about one column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Options of one column; the defaults leave everything to inference.
+
+    Attributes:
+        kind: `numeric`, `categorical`, `boolean`, `temporal`, `vector` or `passthrough`; None = inferred.
+        shape: `(H, W)` or `(H, W, C)` if a vector column is an image in row-major order.
+        max_categories: Most categories that a vocabulary holds; rarer values are stored exactly.
+        scaling: How numbers are standardized for the network: by median and quartiles with heavy tails bent
+            to a logarithm (`robust`), or by mean and standard deviation (`standard`).
+    """
+
+    kind: str | None = None
+    shape: tuple[int, ...] | None = None
+    max_categories: int = 4096
+    scaling: Literal["robust", "standard"] = "robust"
