@@ -90,7 +90,6 @@ class PartRecord:
         first_row: Row number in the source file of the first row.
         row_groups: Rows of each row group that the part covers.
         source_size: Bytes of the source file.
-        seconds: Time that encoding the unit took.
     """
 
     name: str
@@ -106,7 +105,6 @@ class PartRecord:
     first_row: int
     row_groups: tuple[int, ...]
     source_size: int
-    seconds: float
 
     @property
     def work_unit(self) -> WorkUnit:
@@ -129,7 +127,6 @@ PARTS_SCHEMA = pa.schema(
         ("first_row", pa.int64()),
         ("row_groups", pa.list_(pa.int64())),
         ("source_size", pa.int64()),
-        ("seconds", pa.float64()),
     ]
 )
 

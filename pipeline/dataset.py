@@ -229,6 +229,8 @@ def _read_footer(root: Location, stat: FileStat) -> tuple[SourceFile, pa.Schema]
 
 def _check_extent(location: Location, size: int, groups: list[Any]) -> None:
     for number, group in enumerate(groups):
+        if group.num_rows == 0:
+            continue
         for index in range(group.num_columns):
             chunk = group.column(index)
             start = chunk.dictionary_page_offset or chunk.data_page_offset

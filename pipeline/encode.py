@@ -173,10 +173,10 @@ class UnitEncoder:
             first_row=unit.first_row,
             row_groups=unit.row_groups,
             source_size=self._sizes[unit.path],
-            seconds=time.monotonic() - started,
             **roles,
         )
-        self._out.join(LEDGER_FOLDER, f"{record.name}.json").write_json(asdict(record))
+        entry = {"seconds": time.monotonic() - started, "record": asdict(record)}
+        self._out.join(LEDGER_FOLDER, f"{record.name}.json").write_json(entry)
         return asdict(record)
 
     def encode_to(self, path: str, unit: WorkUnit) -> None:
@@ -241,7 +241,7 @@ def _read_ledger(out: Location, units: list[WorkUnit]) -> dict[int, PartRecord]:
     for stat in ledger.files():
         name = stat.path.removesuffix(".json")
         if name in names:
-            record = _record(ledger.join(stat.path).read_json())
+            record = _record(ledger.join(stat.path).read_json()["record"])
             if published.get(name) == record.bytes:
                 finished[record.unit] = record
     return finished

@@ -1,0 +1,51 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+Command = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that need one."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.pop("RAY_ADDRESS", None)
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def parvae(ray_session: None, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in this process and returns the JSON object of its last line."""
+    from jobs.cli import main
+
+    def call(*argv: object) -> dict[str, Any]:
+        capsys.readouterr()
+        status = main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        assert status == 0, captured.err
+        return dict(json.loads(captured.out.splitlines()[-1]))
+
+    return call
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real datasets; tests that need it are skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real datasets are not here ({SHARED_DATA})")
+    return SHARED_DATA
