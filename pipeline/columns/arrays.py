@@ -22,6 +22,10 @@ States: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
+_DAY = 86_400_000
+"""Milliseconds, the unit of date64, which must be whole days."""
+
+
 @dataclass(frozen=True)
 class Scalars:
     """Values as numbers and states.
@@ -78,7 +82,11 @@ def read_physical(values: pa.Array) -> Numbers:
 
 
 def read_scalars(values: pa.Array) -> Scalars:
-    """Reads integers, floats, decimals, or temporal values (as their underlying integers)."""
+    """Reads integers, floats, decimals (unscaled), or temporal values (as Arrow counts them).
+
+    date64 is read in days. What has no such number is `EXACT`: a decimal that does not fit int64, and a
+    date64 that is no whole number of days.
+    """
     wide: Mask | None = None
     if pa.types.is_decimal128(values.type):
         words = _read_buffer(values, np.dtype(np.int64), 2)
@@ -87,6 +95,9 @@ def read_scalars(values: pa.Array) -> Scalars:
         wide = outside if outside.any() else None
     else:
         data = widen(read_physical(values))
+        if pa.types.is_date64(values.type):
+            data, outside = np.divmod(data, _DAY)
+            wide = outside != 0 if outside.any() else None
     return _with_states(data, valid_mask(values), wide)
 
 
@@ -113,7 +124,7 @@ def write_scalars(data: Numbers, data_type: pa.DataType, null: Mask | None = Non
         low = data.astype(np.int64, copy=False)
         stored: Numbers = np.stack([low, low >> 63], axis=1)
     else:
-        stored = narrow(data, data_type)
+        stored = narrow(data * _DAY if pa.types.is_date64(data_type) else data, data_type)
     validity = None
     if null is not None and null.any():
         validity = pa.array(~null).buffers()[1]

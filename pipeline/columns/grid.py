@@ -4,7 +4,7 @@ A grid covers the closed range [low, high] with bins 0 … bins-1. Values outsid
 are bins; a value that comes back always lies in [low, high].
 
 Integer grids compute with the offset from `low` modulo 2^64, so every integer is exact. Float grids compute
-in float64; a range too wide for float64 is halved first.
+in float64; numbers near its largest are quartered first.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class FloatGrid(Grid):
 
     @property
     def _unit(self) -> float:
-        return 0.5 if math.isinf(self.high - self.low) else 1.0
+        """What everything is multiplied by first, so that no step of the arithmetic overflows."""
+        return 0.25 if max(-self.low, self.high, self.width) > _LARGEST / 8 else 1.0
 
     @property
     def _last(self) -> float:
@@ -159,14 +160,15 @@ class FloatGrid(Grid):
         return np.minimum(places.astype(np.int64), self.bins - 1)
 
     def to_values(self, bins: npt.NDArray[np.int64]) -> Numbers:
-        """The centre of each bin as float64, at most `high`."""
+        """The centre of each bin as float64, within [low, high]."""
         unit = self._unit
         places = np.clip(bins, 0, self.bins - 1).astype(np.float64)
         places *= self.width * unit
         places += self.low * unit
-        np.clip(places, self.low * unit, self.high * unit, out=places)
         if unit != 1.0:
+            np.clip(places, self.low * unit, self.high * unit, out=places)
             places /= unit
+        np.clip(places, self.low, self.high, out=places)
         return places
 
 
@@ -221,8 +223,11 @@ def bounded_grid(
         raise ValueError("no float grid is exact: the bound must be above 0")
     low, high = float(low) + 0.0, float(high) + 0.0
     width = min(2 * bound, _LARGEST)
-    if high / 2 - low / 2 > width * 2.0**60:
-        middle = low / 2 + high / 2 if centre is None else float(centre)
+    if low == high:
+        width = max(width, math.ulp(low))
+    elif high / 2 - low / 2 > width * 2.0**60:
+        middle = low / 2 + high / 2 if centre is None else min(max(float(centre), low), high)
+        width = max(width, math.ulp(middle))
         reach = width * 2.0**60
         low, high = max(low, middle - reach), min(high, middle + reach)
     return FloatGrid(low, high, width)
@@ -231,9 +236,9 @@ def bounded_grid(
 def _bounded_int(radius: int, low: int, high: int, centre: int | float | None) -> IntGrid:
     width = min(2 * radius + 1, high - low + 1, 2**64 - 1)
     if (high - low) // width + 1 > MAX_BINS:
-        middle = (low + high) // 2 if centre is None else int(centre)
-        low = min(max(low, middle - width * (MAX_BINS // 2)), high)
-        high = max(low, min(high, low + width * MAX_BINS - 1))
+        middle = (low + high) // 2 if centre is None else min(max(int(centre), low), high)
+        low = max(low, middle - width * (MAX_BINS // 2))
+        high = min(high, low + width * MAX_BINS - 1)
     return IntGrid(low, high, width)
 
 

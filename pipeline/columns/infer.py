@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
+from pipeline.columns.arrays import write_scalars
 from pipeline.columns.base import Column, State
 from pipeline.columns.boolean import BooleanColumn
 from pipeline.columns.categorical import CategoricalColumn
@@ -191,10 +193,9 @@ def _value(stats: ColumnStats, value: int | float | None) -> str:
 
 
 def _moment(value: int, data_type: pa.DataType) -> str:
-    physical = pa.array([value], pa.int64() if data_type.bit_width == 64 else pa.int32())
     if pa.types.is_duration(data_type):
         return f"{value} {data_type.unit}"
     try:
-        return str(physical.view(data_type).cast(pa.string())[0].as_py())
+        return str(write_scalars(np.array([value]), data_type).cast(pa.string())[0].as_py())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
         return str(value)

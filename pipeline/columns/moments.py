@@ -18,6 +18,7 @@ import numpy.typing as npt
 _SLICE_BITS = 28
 _SLICES = 3
 _CHUNK = 2**18
+_LARGEST = 1e300
 _LARGEST_SQUARED = 1e150
 _TRUSTED = 2.0**-40
 
@@ -37,7 +38,7 @@ class OrderFreeSum:
     slices: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, rows: npt.NDArray[np.float64]) -> None:
-        """Adds n × width finite floats."""
+        """Adds n × width floats within ±1e300."""
         largest = float(max(rows.max(), -rows.min())) if rows.size else 0.0
         if not largest:
             return
@@ -85,7 +86,10 @@ class OrderFreeSum:
 
 @dataclass
 class Moments:
-    """Count, mean and standard deviation of rows of `width` numbers, independent of their order."""
+    """Count, mean and standard deviation of rows of `width` numbers, independent of their order.
+
+    Numbers beyond 1e300, and beyond 1e150 in the standard deviation, are taken as that.
+    """
 
     width: int
     count: int = 0
@@ -100,7 +104,7 @@ class Moments:
         """Adds n × width finite numbers."""
         self.count += len(rows)
         for chunk in _chunks(rows):
-            values = chunk.astype(np.float64)
+            values = np.clip(chunk.astype(np.float64), -_LARGEST, _LARGEST)
             self.total.add(values)
             np.clip(values, -_LARGEST_SQUARED, _LARGEST_SQUARED, out=values)
             self.squares.add(np.square(values, out=values))

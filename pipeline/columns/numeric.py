@@ -44,6 +44,9 @@ from pipeline.columns.stats import ColumnStats
 from pipeline.errors import ConfigError
 from vae_model.layout import Span
 
+_ANY_DISTANCE = 2**64
+"""No two 64-bit integers are further apart."""
+
 COMPONENTS = 3
 """Mixture components that the likelihood of a scalar should have."""
 
@@ -91,6 +94,7 @@ class NumericColumn(Column):
         scaled = bound
         if is_decimal(self.field.type) and math.isfinite(bound):
             scaled = math.floor(Decimal(repr(float(bound))).scaleb(self.field.type.scale))
+            scaled = min(scaled, _ANY_DISTANCE)
         try:
             grid = bounded_grid(scaled, self.grid.low, self.grid.high, self.centre)
         except ValueError as error:

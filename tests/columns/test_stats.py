@@ -1,0 +1,118 @@
+"""Do statistics hold what they say, within the memory they are given?"""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.columns import ColumnOptions, ColumnStats, State
+
+from .oracle import observe
+
+RNG = np.random.default_rng(5)
+
+
+def _priority(n: int) -> np.ndarray:
+    return np.random.default_rng(11).permutation(n).astype(np.uint64)
+
+
+def test_the_sample_is_the_rows_of_lowest_priority() -> None:
+    values = RNG.normal(size=1000)
+    priority = _priority(1000)
+    stats = ColumnStats.empty(pa.field("c", pa.float64()), sample_size=50)
+    for start in range(0, 1000, 130):
+        stats.observe(pa.array(values[start : start + 130]), priority[start : start + 130])
+    assert stats.sample is not None
+    assert stats.sample.priority.tolist() == list(range(50))
+    assert stats.sample.values is not None
+    assert stats.sample.values.tolist() == values[np.argsort(priority)[:50]].tolist()
+
+
+def test_a_vector_sample_counts_elements() -> None:
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(1000.0)), 10)
+    stats = observe(values, sample_size=55)
+    assert stats.sample is not None
+    assert stats.sample.values is not None
+    assert stats.sample.values.shape == (5, 10)
+
+
+def test_nulls_and_specials_are_counted_and_not_sampled() -> None:
+    values = pa.array([1.5, None, float("nan"), float("inf"), float("-inf"), float("-inf"), -2.0])
+    stats = observe(values)
+    assert {s.name: int(n) for s, n in zip(State, stats.states, strict=True)} == {
+        "VALUE": 2,
+        "NULL": 1,
+        "NAN": 1,
+        "POS_INF": 1,
+        "NEG_INF": 2,
+        "EXACT": 0,
+    }
+    assert (stats.rows, stats.ordinary, stats.low, stats.high) == (7, 2, -2.0, 1.5)
+    assert stats.sample is not None
+    assert len(stats.sample) == 2
+
+
+@pytest.mark.parametrize("data_type", [pa.int64(), pa.uint64()], ids=str)
+def test_extremes_are_exact(data_type: pa.DataType) -> None:
+    limits = (0, 2**64 - 1) if data_type == pa.uint64() else (-(2**63), 2**63 - 1)
+    stats = observe(pa.array([*limits, 5], data_type))
+    assert (stats.low, stats.high) == limits
+
+
+def test_distinct_values_are_counted_exactly_up_to_the_limit() -> None:
+    words = [f"w{i % 100}" for i in range(1000)] + ["w7"] * 3
+    for limit, overflow in ((100, False), (99, True)):
+        parts = [words[:400], words[400:]]
+        stats = ColumnStats.empty(
+            pa.field("c", pa.string()), ColumnOptions(max_categories=9), max_distinct=limit
+        )
+        for part in parts:
+            other = ColumnStats.empty(
+                pa.field("c", pa.string()), ColumnOptions(max_categories=9), max_distinct=limit
+            )
+            other.observe(pa.array(part), _priority(len(part)))
+            stats.merge(other)
+        assert stats.distinct is not None
+        assert len(stats.distinct) == (0 if overflow else 100)
+        assert stats.distinct.overflow is overflow
+        keys, counts = stats.distinct.most_frequent(2)
+        assert (keys is None) is overflow
+        if keys is not None:
+            assert keys.to_pylist() == [b"w7", b"w0"]
+            assert counts.tolist() == [13, 10]
+
+
+def test_long_texts_do_not_fill_the_memory() -> None:
+    stats = ColumnStats.empty(pa.field("c", pa.string()))
+    for start in range(0, 400, 50):
+        stats.observe(pa.array([f"{start + i}" * 20_000 for i in range(50)]), _priority(50))
+    assert stats.distinct is not None
+    assert len(stats.distinct) == 0
+    assert stats.distinct.overflow
+    assert len(pickle.dumps(stats)) < 10_000
+
+
+def test_statistics_travel_between_processes() -> None:
+    stats = observe(pa.array(RNG.normal(size=100_000)), sample_size=1000)
+    data = pickle.dumps(stats)
+    assert len(data) < 30_000
+    copy = pickle.loads(data)
+    assert copy.merge(stats).rows == 200_000
+
+
+def test_chunked_arrays_are_taken_whole() -> None:
+    chunked = pa.chunked_array([["a"], [], ["b", None]], pa.dictionary(pa.int8(), pa.string()))
+    stats = ColumnStats.empty(pa.field("c", chunked.type))
+    stats.observe(chunked, _priority(3))
+    assert stats.distinct is not None
+    assert len(stats.distinct) == 2
+    assert stats.states.tolist() == [2, 1, 0, 0, 0, 0]
+
+
+def test_passed_through_columns_are_only_counted() -> None:
+    stats = observe(pa.array(["a", None]), ColumnOptions(kind="passthrough"))
+    assert stats.states.tolist() == [1, 1, 0, 0, 0, 0]
+    assert stats.sample is stats.moments is stats.distinct is None
