@@ -19,7 +19,7 @@ from typing import Any, Literal
 SpanKind = Literal["ordinal", "categorical"]
 
 ABSENT = -1
-"""The symbol that stands for "nothing here" (the value symbol of a null, a category not in the vocabulary)."""
+"""The symbol for "nothing here": the value symbol of a null, a category not in the vocabulary."""
 
 
 @dataclass(frozen=True)

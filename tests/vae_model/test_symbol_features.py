@@ -1,0 +1,88 @@
+"""Does the way from bins to standardized positions come back, for any grid?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vae_model.features import OrdinalGrid, SymbolFeatures, unwarp, warp
+from vae_model.layout import FeatureLayout, Span
+
+
+@settings(max_examples=200, deadline=None)
+@given(u=st.floats(-1e15, 1e15), knee=st.one_of(st.floats(1e-3, 1e3), st.just(float("inf"))))
+def test_unwarp_is_the_inverse_of_warp(u, knee):
+    value = torch.tensor([u], dtype=torch.float64)
+    y = warp(value, knee)
+    torch.testing.assert_close(unwarp(y, knee), value, rtol=1e-9, atol=1e-12)
+    if abs(u) <= knee:
+        assert float(y) == u
+    else:
+        assert abs(float(y)) < abs(u)
+
+
+def test_warp_is_increasing_and_smooth_at_the_knee():
+    u = torch.linspace(-50, 50, 10_001, dtype=torch.float64)
+    y = warp(u, 2.0)
+    assert (y.diff() > 0).all()
+    slope = y.diff() / u.diff()
+    assert float((slope.diff().abs()).max()) < 0.01
+    assert float(warp(torch.tensor(2e12), 2.0)) < 60
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    bins=st.integers(1, 10**9),
+    log_step=st.floats(-9, 3),
+    shift=st.floats(-100, 100),
+    knee=st.one_of(st.none(), st.floats(0.5, 10)),
+    data=st.data(),
+)
+def test_the_nearest_bin_of_a_bin_center_is_the_bin(bins, log_step, shift, knee, data):
+    grid = OrdinalGrid([Span("c", "value", "ordinal", 0, 1, bins, (10**log_step,), (shift,), knee)])
+    chosen = torch.tensor([[data.draw(st.integers(0, bins - 1))]])
+    y = grid.positions(chosen, torch.float64)
+    assert abs(int(grid.nearest(y)) - int(chosen)) <= 1e-7 * bins
+
+
+def test_nearest_is_valid_for_any_number():
+    grid = OrdinalGrid([Span("c", "value", "ordinal", 0, 1, 2**62, (1e-3,), (0.0,), 3.0)])
+    wild = torch.tensor([[float("nan")], [float("inf")], [-float("inf")], [1e38], [-1e38]])
+    bins = grid.nearest(wild)
+    assert int(bins.min()) >= 0
+    assert int(bins.max()) == 2**62 - 1
+
+
+def test_features_are_standardized_positions_and_zero_where_absent(mixed_layout):
+    features = SymbolFeatures(mixed_layout)
+    bins = torch.zeros(2, mixed_layout.n_symbols, dtype=torch.int64)
+    bins[1] = -1
+    x_BO = features(bins)
+    assert x_BO.dtype == torch.float32
+    assert (x_BO[1] == 0).all()
+    price = -3.0 * (1 + torch.log(torch.tensor(5.0 / 3.0)))
+    torch.testing.assert_close(x_BO[0, :3], torch.tensor([price, -1.0, -1.0]))
+
+
+def test_each_categorical_symbol_has_its_own_rows_and_one_for_absence(mixed_layout):
+    features = SymbolFeatures(mixed_layout)
+    seen: set[int] = set()
+    for symbol in range(-1, 40):
+        bins = torch.full((1, mixed_layout.n_symbols), symbol)
+        for column, row in enumerate(features.rows(bins)[0].tolist()):
+            sizes = [3, 2, 4, 4, 4, 4, 40, 1]
+            if symbol < sizes[column]:
+                assert row not in seen
+                seen.add(row)
+    assert seen == set(range(features.table_rows))
+
+
+def test_casting_a_module_leaves_its_grid_in_float64():
+    layout = FeatureLayout.assemble([Span("c", "value", "ordinal", 0, 1, 10**9, (1e-8,), (-5.0,), None)])
+    features = SymbolFeatures(layout)
+    before = features(torch.tensor([[123_456_789]]))
+    features.float()
+    assert features.grid.step_N.dtype == torch.float64
+    assert float(features(torch.tensor([[123_456_789]]))) == float(before) == pytest.approx(-3.76543211)

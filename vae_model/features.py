@@ -1,0 +1,203 @@
+"""From integer symbols to what the network sees: standardized positions, cells, and back.
+
+Bins are positioned in float64 (an integer column may have 10^15 bins) and handed on in the network's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vae_model.layout import FeatureLayout, Span
+
+FAR = 1e30
+"""Distance that stands for an infinite one: any logistic is saturated there, and it is still a float32."""
+_LARGEST = float(2**63 - 1024)
+
+
+def warp(u: Tensor, knee: Tensor | float) -> Tensor:
+    """Bends large standardized values to a logarithm: u within ±knee, sign(u)·knee·(1+log(|u|/knee)) beyond.
+
+    Args:
+        u: Standardized values, any shape.
+        knee: Where the bend begins, broadcastable to `u`; infinity leaves `u` as it is.
+
+    Returns:
+        y, of `u`'s shape: strictly increasing in `u`, continuous with its first derivative.
+    """
+    magnitude = u.abs()
+    bent = knee * (1 + torch.log((magnitude / knee).clamp(min=1)))
+    return torch.where(magnitude <= knee, u, torch.copysign(bent, u))
+
+
+def unwarp(y: Tensor, knee: Tensor | float) -> Tensor:
+    """The inverse of `warp`, for any real `y` (beyond exp(700) knees it stays there)."""
+    magnitude = y.abs()
+    straight = knee * torch.exp((magnitude / knee - 1).clamp(max=700))
+    return torch.where(magnitude <= knee, y, torch.copysign(straight, y))
+
+
+class Columns(nn.Module):
+    """Picks some symbols out of a row; a view where they stand side by side.
+
+    Args:
+        indices: The symbols, as indices into D.
+    """
+
+    index_N: Tensor
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.count = len(indices)
+        run = range(indices[0], indices[0] + len(indices)) if indices else range(0)
+        self._run = slice(run.start, run.stop) if list(indices) == list(run) else None
+        self.register_buffer("index_N", torch.tensor(indices, dtype=torch.int64), persistent=False)
+
+    def forward(self, value_BD: Tensor) -> Tensor:
+        """The picked columns, value_BN."""
+        if self._run is not None:
+            return value_BD[..., self._run]
+        return value_BD.index_select(-1, self.index_N)
+
+
+class Cells(NamedTuple):
+    """Where bins lie on the standardized, warped axis.
+
+    Attributes:
+        y_BN: Centre of the bin.
+        below_BN: Lower edge minus `y_BN`; -FAR for bin 0, which takes the whole tail.
+        above_BN: Upper edge minus `y_BN`; +FAR for the last bin.
+        width_BN: Upper edge minus lower edge, exact to the last digits; FAR for bin 0 and the last bin.
+    """
+
+    y_BN: Tensor
+    below_BN: Tensor
+    above_BN: Tensor
+    width_BN: Tensor
+
+
+class OrdinalGrid(nn.Module):
+    """The bins of N ordinal symbols and their positions y = warp(bin·step + shift).
+
+    The buffers stay float64 whatever dtype the module is cast to, and are not saved: the layout has them.
+
+    Args:
+        spans: The ordinal spans whose symbols stand side by side.
+    """
+
+    step_N: Tensor
+    shift_N: Tensor
+    knee_N: Tensor
+    last_N: Tensor
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        super().__init__()
+        step: list[float] = []
+        shift: list[float] = []
+        knee: list[float] = []
+        last: list[int] = []
+        for span in spans:
+            step += span.step if len(span.step) == span.width else span.step * span.width
+            shift += span.shift if len(span.shift) == span.width else span.shift * span.width
+            knee += [float("inf") if span.knee is None else span.knee] * span.width
+            last += [span.bins - 1] * span.width
+        self.count = len(step)
+        self._linear = all(span.knee is None for span in spans)
+        for name, values in (("step_N", step), ("shift_N", shift), ("knee_N", knee)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+        self.register_buffer("last_N", torch.tensor(last, dtype=torch.int64), persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OrdinalGrid:
+        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+    def _warp(self, u_BN: Tensor) -> Tensor:
+        return u_BN if self._linear else warp(u_BN, self.knee_N)
+
+    def positions(self, bins_BN: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """y_BN in `dtype`, 0 where the symbol is absent."""
+        u_BN = bins_BN.to(torch.float64) * self.step_N + self.shift_N
+        return self._warp(u_BN).masked_fill_(bins_BN < 0, 0.0).to(dtype)
+
+    def cells(self, bins_BN: Tensor, dtype: torch.dtype = torch.float32) -> Cells:
+        """The cells of bins, in `dtype`; those of absent symbols are finite and mean nothing."""
+        u_BN = bins_BN.to(torch.float64) * self.step_N + self.shift_N
+        half_N = self.step_N / 2
+        y_BN = self._warp(u_BN).to(dtype)
+        lower_BN, upper_BN = self._warp(u_BN - half_N), self._warp(u_BN + half_N)
+        if self._linear:
+            width_BN = self.step_N.to(dtype).expand_as(y_BN).clone()
+        else:
+            inner_BN = u_BN.abs() - half_N
+            bent_BN = self.knee_N * torch.log1p(self.step_N / torch.maximum(inner_BN, self.knee_N))
+            width_BN = torch.where(inner_BN >= self.knee_N, bent_BN, upper_BN - lower_BN).to(dtype)
+        below_BN, above_BN = (lower_BN - y_BN).to(dtype), (upper_BN - y_BN).to(dtype)
+        first_BN, last_BN = bins_BN <= 0, bins_BN >= self.last_N
+        below_BN.masked_fill_(first_BN, -FAR)
+        above_BN.masked_fill_(last_BN, FAR)
+        width_BN.masked_fill_(first_BN | last_BN, FAR)
+        return Cells(y_BN, below_BN, above_BN, width_BN)
+
+    def narrowest(self) -> Tensor:
+        """The smallest width that a bin of each symbol has after warping, float64, shape N."""
+        ends = torch.stack([torch.zeros_like(self.last_N), self.last_N])
+        far_N = (ends * self.step_N + self.shift_N).abs().amax(0)
+        inner_N = far_N - self.step_N / 2
+        bent_N = self.knee_N * torch.log1p(self.step_N / torch.maximum(inner_N, self.knee_N))
+        return torch.where(inner_N >= self.knee_N, bent_N, self.step_N)
+
+    def nearest(self, y_BN: Tensor) -> Tensor:
+        """The bin whose cell holds `y_BN`: int64, always one of 0 … bins-1 (NaN goes to bin 0)."""
+        y_BN = y_BN.to(torch.float64)
+        u_BN = y_BN if self._linear else unwarp(y_BN, self.knee_N)
+        position_BN = torch.nan_to_num(torch.round((u_BN - self.shift_N) / self.step_N))
+        bins_BN = position_BN.clamp(0.0, _LARGEST).to(torch.int64)
+        return torch.minimum(bins_BN, self.last_N)
+
+
+class SymbolFeatures(nn.Module):
+    """What the encoder sees of a row: positions of its ordinal symbols, table rows of its categorical ones.
+
+    Args:
+        layout: The layout of a row. O symbols are ordinal, C categorical; both keep their order.
+    """
+
+    offset_C: Tensor
+
+    def __init__(self, layout: FeatureLayout) -> None:
+        super().__init__()
+        ordinal = [span for span in layout.spans if span.kind == "ordinal"]
+        categorical = [span for span in layout.spans if span.kind == "categorical"]
+        self.grid = OrdinalGrid(ordinal)
+        self.ordinal = Columns(symbols(ordinal))
+        self.categorical = Columns(symbols(categorical))
+        offsets: list[int] = []
+        rows = 0
+        for span in categorical:
+            for _ in range(span.width):
+                offsets.append(rows)
+                rows += span.bins + 1
+        self.table_rows = rows
+        self.register_buffer("offset_C", torch.tensor(offsets, dtype=torch.int64), persistent=False)
+
+    def forward(self, bins_BD: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """x_BO: the standardized, warped positions of ordinal symbols, 0 where absent."""
+        return self.grid.positions(self.ordinal(bins_BD), dtype)
+
+    def rows(self, bins_BD: Tensor) -> Tensor:
+        """row_BC: the row of each categorical symbol in one table of all; absent symbols have their own."""
+        row_BC: Tensor = self.categorical(bins_BD) + (self.offset_C + 1)
+        return row_BC
+
+
+def symbols(spans: Sequence[Span]) -> list[int]:
+    """The indices of the symbols of spans, span after span."""
+    return [index for span in spans for index in range(span.start, span.stop)]
