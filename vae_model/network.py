@@ -1,0 +1,189 @@
+"""VAE: the whole model, from symbols to loss terms and back to symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_model.config import NetworkConfig
+from vae_model.decoder import Decoder, SpanGroup
+from vae_model.elbo import (
+    LossTerms,
+    Objective,
+    Posterior,
+    draw_uniform,
+    full_precision,
+    kl_standard_normal,
+    kl_uniform,
+    latent_step,
+    log_normal,
+    loss_terms,
+    reparameterize,
+)
+from vae_model.encoder import Encoder
+from vae_model.layout import FeatureLayout
+from vae_model.likelihood import Likelihood, Parameters
+
+__all__ = ["VAE", "NetworkConfig"]
+
+
+class VAE(nn.Module):
+    """A VAE over rows of integer symbols with a diagonal Gaussian posterior (Kingma & Welling 2014).
+
+    Rows are independent. Bins must be -1 (absent) … bins-1 of their span; nothing here checks that.
+
+    Args:
+        layout: Which symbol belongs to which column.
+        config: Shape of the network.
+
+    Raises:
+        ValueError: If the layout has no symbols.
+    """
+
+    latent_step_Z: Tensor
+    latent_active_Z: Tensor
+    span_order_S: Tensor
+    symbol_order_D: Tensor
+
+    def __init__(self, layout: FeatureLayout, config: NetworkConfig) -> None:
+        super().__init__()
+        if layout.n_symbols == 0:
+            raise ValueError("a layout without symbols leaves a network nothing to model")
+        self.layout = layout
+        self.config = config
+        self.encoder = Encoder(layout, config)
+        self.decoder = Decoder(layout, config)
+        self.register_buffer("latent_step_Z", torch.zeros(config.latent_dim))
+        self.register_buffer("latent_active_Z", torch.ones(config.latent_dim, dtype=torch.bool))
+        spans = torch.tensor([number for group in self._groups() for number in group.members])
+        symbols = torch.cat([group.columns.index_N for group in self._groups()])
+        self.register_buffer("span_order_S", torch.argsort(spans), persistent=False)
+        self.register_buffer("symbol_order_D", torch.argsort(symbols), persistent=False)
+
+    def _groups(self) -> list[SpanGroup]:
+        return [group for group in self.decoder.groups if isinstance(group, SpanGroup)]
+
+    def encode(self, bins_BD: Tensor) -> Posterior:
+        """q(z|x) of each row: mu_BZ and logvar_BZ."""
+        posterior: Posterior = self.encoder(bins_BD)
+        return posterior
+
+    def set_latent_grid(self, mean_sigma_Z: Tensor, kl_Z: Tensor, active_threshold: float = 0.01) -> None:
+        """Fixes the grid that latents are rounded to, and which latents are kept.
+
+        Args:
+            mean_sigma_Z: Mean posterior deviation of each latent over the data.
+            kl_Z: Mean KL of each latent over the data, nats.
+            active_threshold: Latents with a KL of no more than this are stored as 0.
+        """
+        step_Z = latent_step(mean_sigma_Z.to(self.latent_step_Z)).clamp(min=1e-6)
+        self.latent_step_Z.copy_(step_Z)
+        self.latent_active_Z.copy_(kl_Z.to(self.latent_step_Z.device) > active_threshold)
+
+    def round_latents(self, mu_BZ: Tensor) -> Tensor:
+        """round(mu/step)·step; 0 where inactive, unchanged where the step is 0."""
+        step_Z = self.latent_step_Z
+        grid_Z = torch.where(step_Z > 0, step_Z, torch.ones_like(step_Z))
+        rounded_BZ = torch.where(step_Z > 0, torch.round(mu_BZ / grid_Z) * grid_Z, mu_BZ)
+        return rounded_BZ.masked_fill(~self.latent_active_Z, 0.0)
+
+    def _decode_groups(self, z_BZ: Tensor) -> list[Parameters]:
+        parameters: list[Parameters] = self.decoder(z_BZ.masked_fill(~self.latent_active_Z, 0.0))
+        return parameters
+
+    def decode(self, z_BZ: Tensor) -> list[Parameters]:
+        """The parameters of p(x|z), one entry a span, in the layout's order; see `likelihood`."""
+        by_span: dict[int, Parameters] = {}
+        for group, parameters in zip(self._groups(), self._decode_groups(z_BZ), strict=True):
+            first = 0
+            for number, span in zip(group.members, group.spans, strict=True):
+                by_span[number] = parameters.take(first, first + span.width, span.bins)
+                first += span.width
+        return [by_span[number] for number in range(len(by_span))]
+
+    def log_prob(self, bins_BD: Tensor, z_BZ: Tensor) -> Tensor:
+        """The log-probability of rows given z by span, logp_BS in nats; z_MBZ gives logp_MBS."""
+        parts = []
+        parameters_by_group = self._decode_groups(z_BZ)
+        with full_precision(z_BZ):
+            for group, parameters in zip(self._groups(), parameters_by_group, strict=True):
+                logp_BN = group.likelihood.log_prob(parameters, group.columns(bins_BD))
+                parts.append(group.by_span(logp_BN))
+            return torch.cat(parts, dim=-1).index_select(-1, self.span_order_S)
+
+    def _bins(self, z_BZ: Tensor, pick: Callable[[Likelihood[Any], Parameters], Tensor]) -> Tensor:
+        pairs = zip(self._groups(), self._decode_groups(z_BZ), strict=True)
+        parts = [pick(group.likelihood, parameters) for group, parameters in pairs]
+        return torch.cat(parts, dim=-1).index_select(-1, self.symbol_order_D)
+
+    @torch.no_grad()
+    def reconstruct(self, z_BZ: Tensor) -> Tensor:
+        """The bins bins_BD (int64, always valid) of the means of p(x|z), of its modes where categorical."""
+        return self._bins(z_BZ, lambda likelihood, parameters: likelihood.estimate(parameters))
+
+    @torch.no_grad()
+    def sample(self, z_BZ: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Bins bins_BD (int64, always valid) drawn from p(x|z)."""
+        return self._bins(z_BZ, lambda likelihood, parameters: likelihood.sample(parameters, generator))
+
+    def forward(
+        self, bins_BD: Tensor, objective: Objective, generator: torch.Generator | None = None
+    ) -> LossTerms:
+        """The loss terms of one batch.
+
+        Args:
+            bins_BD: The rows.
+            objective: Noise, samples, β and free bits.
+            generator: Source of the noise; torch's global one if None.
+
+        Raises:
+            ValueError: If uniform noise is asked for while a latent has no grid.
+        """
+        z_MBZ, kl_BZ = self._draw(self.encode(bins_BD), objective, generator)
+        return loss_terms(self.log_prob(bins_BD, z_MBZ), kl_BZ, objective)
+
+    def _draw(
+        self, posterior: Posterior, objective: Objective, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples z_MBZ and the KL kl_BZ that goes with them; inactive latents cost nothing."""
+        mu_BZ, logvar_BZ = posterior
+        step_Z = self.latent_step_Z
+        if self.config.autoencoder or objective.noise == "none":
+            rounded_BZ = mu_BZ + (self.round_latents(mu_BZ) - mu_BZ).detach()
+            z_MBZ = rounded_BZ.unsqueeze(0)
+            grid_Z = torch.where(step_Z > 0, step_Z, torch.ones_like(step_Z))
+            gaussian_BZ = kl_standard_normal(mu_BZ, logvar_BZ)
+            kl_BZ = torch.where(step_Z > 0, kl_uniform(rounded_BZ, grid_Z), gaussian_BZ)
+        elif objective.noise == "uniform":
+            if bool((self.latent_active_Z & (step_Z <= 0)).any()):
+                raise ValueError("uniform noise needs a latent grid; call set_latent_grid first")
+            uniform_MBZ = draw_uniform((objective.mc_samples, *mu_BZ.shape), mu_BZ, generator)
+            z_MBZ = mu_BZ + (uniform_MBZ - 0.5) * step_Z
+            kl_BZ = kl_uniform(mu_BZ, step_Z)
+        else:
+            z_MBZ = reparameterize(mu_BZ, logvar_BZ, objective.mc_samples, generator)
+            kl_BZ = kl_standard_normal(mu_BZ, logvar_BZ)
+        if self.config.autoencoder:
+            kl_BZ = kl_BZ * 0.0
+        return z_MBZ, kl_BZ.masked_fill(~self.latent_active_Z, 0.0)
+
+    @torch.no_grad()
+    def elbo_samples(
+        self, bins_BD: Tensor, n_samples: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Log-weights log_weights_MB in nats: log p(x|z) + log p(z) - log q(z|x) of M draws from q(z|x).
+
+        Their mean estimates the ELBO; `importance_weighted_bound` makes a tighter bound of them.
+        """
+        mu_BZ, logvar_BZ = self.encode(bins_BD)
+        zero = torch.zeros_like(mu_BZ)
+        weights = []
+        for _ in range(n_samples):
+            z_BZ = reparameterize(mu_BZ, logvar_BZ, 1, generator)[0]
+            ratio_BZ = log_normal(z_BZ, zero, zero) - log_normal(z_BZ, mu_BZ, logvar_BZ)
+            prior_B = ratio_BZ.masked_fill(~self.latent_active_Z, 0.0).sum(-1)
+            weights.append(self.log_prob(bins_BD, z_BZ).sum(-1) + prior_B)
+        return torch.stack(weights)
