@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import ConfigError, OutputError
@@ -89,18 +90,20 @@ class Location:
     @property
     def parent(self) -> Location:
         """The folder that holds this file or folder."""
-        return Location(posixpath.dirname(self.uri))
+        protocol, mark, path = self.uri.rpartition("://")
+        return Location(protocol + mark + posixpath.dirname(path))
 
     def join(self, *parts: str) -> Location:
         """The location of something inside this folder.
 
         Raises:
-            ConfigError: If a part is absolute or climbs out with `..`.
+            ConfigError: If a part is empty, absolute or climbs out with `..`.
         """
         for part in parts:
-            if part.startswith("/") or "\\" in part or ".." in part.split("/") or "\0" in part:
+            if not part or part.startswith("/") or "\\" in part or ".." in part.split("/") or "\0" in part:
                 raise ConfigError(f"{part!r} is not a path inside {self.uri}")
-        return Location("/".join([self.uri.rstrip("/"), *parts]))
+        base = self.uri if self.uri.endswith("://") else self.uri.rstrip("/") + "/"
+        return Location(base + "/".join(parts))
 
     def exists(self) -> bool:
         """Whether a file or folder is there."""
@@ -112,12 +115,15 @@ class Location:
 
     def is_empty(self) -> bool:
         """Whether nothing is there, or a folder without any file in it."""
+        self.fs.invalidate_cache()
         if not self.exists():
             return True
-        return not self.is_file() and not self.fs.find(self.path)
+        return not self.is_file() and not self.files()
 
     def files(self) -> list[FileStat]:
-        """Every file below this folder, sorted by path."""
+        """Every file below this folder, sorted by path; symbolic links are followed."""
+        if self.is_local:
+            return sorted(_walk(self.path, "", ()), key=lambda stat: stat.path)
         self.fs.invalidate_cache()
         found = cast("dict[str, dict[str, Any]]", self.fs.find(self.path, detail=True))
         base = self.path.rstrip("/") + "/"
@@ -130,6 +136,8 @@ class Location:
 
     def stat(self) -> FileStat:
         """Size and version of this file."""
+        if self.is_local:
+            return _stat_local(self.path, self.name)
         info = self.fs.info(self.path)
         return FileStat(self.name, int(info["size"]), _version(info))
 
@@ -194,8 +202,18 @@ class Location:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.path)
         else:
+            self._remove_objects()
+
+    def _remove_objects(self) -> None:
+        """Removes by exact names: fsspec takes `*`, `?` and `[` in what `rm` is given for patterns."""
+        names = self.fs.find(self.path) or [self.path]
+        if not any(has_magic(name) for name in names):
             with contextlib.suppress(FileNotFoundError):
-                self.fs.rm(self.path, recursive=True)
+                self.fs.rm(names)
+            return
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(name)
 
 
 def locate(text: str, what: str) -> Location:
@@ -218,6 +236,8 @@ def locate(text: str, what: str) -> Location:
                 "working directory; give an absolute path or a URI such as s3://bucket/folder"
             )
         return Location(os.path.abspath(text))
+    if not text.partition("://")[2].strip("/"):
+        raise ConfigError(f"{what} {text!r} names no file or folder, only a protocol")
     location = Location(text.rstrip("/"))
     try:
         _ = location.fs
@@ -234,12 +254,40 @@ def check_output(output: Location, what: str, inputs: dict[str, Location]) -> No
     """
     for name, source in inputs.items():
         first, second = _comparable(output), _comparable(source)
-        if first == second or first.startswith(second + "/") or second.startswith(first + "/"):
+        if first.startswith(second) or second.startswith(first):
             raise OutputError(f"{what} {output} overlaps {name} {source}; choose a folder outside of it")
 
 
 def _comparable(location: Location) -> str:
-    return os.path.realpath(location.path) if location.is_local else location.uri
+    """A text that is a prefix of that of everything inside the location."""
+    if location.is_local:
+        return os.path.realpath(location.path).rstrip("/") + "/"
+    return f"{hash(location.fs)} {posixpath.normpath(location.path).rstrip('/')}/"
+
+
+def _walk(root: str, below: str, parents: tuple[str, ...]) -> Iterator[FileStat]:
+    """The files below a local folder; a link to a folder that it lies in is not entered again."""
+    here = os.path.join(root, below)
+    real = os.path.realpath(here)
+    if real in parents or not os.path.isdir(here):
+        return
+    for name in os.listdir(here):
+        path = posixpath.join(below, name)
+        whole = os.path.join(root, path)
+        if os.path.isdir(whole):
+            yield from _walk(root, path, (*parents, real))
+        elif os.path.isfile(whole) or os.path.islink(whole):
+            yield _stat_local(whole, path)
+
+
+def _stat_local(path: str, name: str) -> FileStat:
+    """Size and version of a local file; a link that leads nowhere counts as an empty one."""
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        info = os.lstat(path)
+        return FileStat(name, 0, str(info.st_mtime_ns))
+    return FileStat(name, info.st_size, str(info.st_mtime_ns))
 
 
 def _publish_local(spool: str, path: str) -> None:
