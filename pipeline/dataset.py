@@ -7,6 +7,7 @@ folder is listed here, every footer is read and compared, and the work is a list
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ UNIT_BYTES = 128 << 20
 BLOCK_BYTES = 16 << 20
 BLOCK_ROWS = 65_536
 _FOOTER_THREADS = 16
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError)
+"""What opening or reading a damaged Parquet file raises."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,8 @@ def open_dataset(location: Location, what: str = "DATA") -> Dataset:
         footers = list(pool.map(lambda stat: _read_footer(root, stat), stats))
     schema = footers[0][1]
     for file, other in footers:
+        _check_columns(root.join(file.path), other)
         _check_same_schema(root, footers[0][0].path, schema, file.path, other)
-    _check_columns(location, schema)
     return Dataset(location, root, schema, tuple(file for file, _ in footers))
 
 
@@ -179,10 +182,11 @@ def read_unit(
     if unit.rows == 0:
         return
     location = root.join(unit.path)
+    groups = range(unit.first_group, unit.first_group + len(unit.row_groups))
     seen = 0
     try:
         with location.open() as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
-            groups = range(unit.first_group, unit.first_group + len(unit.row_groups))
+            _check_unchanged(location, file, unit, columns)
             for batch in file.iter_batches(
                 batch_size=block_rows,
                 row_groups=list(groups),
@@ -191,19 +195,43 @@ def read_unit(
             ):
                 seen += batch.num_rows
                 yield batch
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise DatasetError(
             f"cannot read {location} (row groups {groups.start} to {groups.stop - 1}): {error}; "
             "restore the file or take it out of the dataset"
         ) from error
     if seen != unit.rows:
-        raise DatasetError(f"{location} gave {seen} rows where its footer promised {unit.rows}; it has changed")
+        raise DatasetError(f"{location} gave {seen} rows where its footer promised {unit.rows}; restore it")
 
 
 def read_file_schema(location: Location) -> pa.Schema:
-    """The Arrow schema of one Parquet file, metadata included."""
-    with location.open() as stream, pq.ParquetFile(stream) as file:
-        return file.schema_arrow
+    """The Arrow schema of one Parquet file, metadata included.
+
+    Raises:
+        DatasetError: If the file cannot be read.
+    """
+    try:
+        with location.open() as stream, pq.ParquetFile(stream) as file:
+            return file.schema_arrow
+    except _UNREADABLE as error:
+        raise DatasetError(f"cannot read {location}: {error}; restore the file") from error
+
+
+def _check_unchanged(
+    location: Location, file: pq.ParquetFile, unit: WorkUnit, columns: Sequence[str] | None
+) -> None:
+    """Refuses a file whose row groups or columns are no longer those that were listed."""
+    footer, stop = file.metadata, unit.first_group + len(unit.row_groups)
+    numbers = range(unit.first_group, min(stop, footer.num_row_groups))
+    found = tuple(footer.row_group(number).num_rows for number in numbers)
+    if found != unit.row_groups:
+        raise DatasetError(
+            f"{location} has row groups of {list(found)} rows where {list(unit.row_groups)} were listed; "
+            "it has changed since, start again"
+        )
+    missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+    if missing:
+        raise DatasetError(f"{location} has lost the column {missing[0]!r} since it was listed; start again")
 
 
 def _is_data(path: str) -> bool:
@@ -212,33 +240,21 @@ def _is_data(path: str) -> bool:
 
 
 def _read_footer(root: Location, stat: FileStat) -> tuple[SourceFile, pa.Schema]:
+    # the metadata of single column chunks is left alone: pyarrow aborts the process where it is damaged
     location = root.join(stat.path)
     try:
         with location.open() as stream, pq.ParquetFile(stream) as file:
             footer, schema = file.metadata, file.schema_arrow
             groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
-            _check_extent(location, stat.size, groups)
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise DatasetError(
             f"{location} is not a readable Parquet file ({stat.size} bytes): {error}; "
             "restore it or take it out of the dataset"
         ) from error
     rows = tuple(group.num_rows for group in groups)
-    return SourceFile(stat.path, stat.size, stat.version, rows, sum(g.total_byte_size for g in groups)), schema
-
-
-def _check_extent(location: Location, size: int, groups: list[Any]) -> None:
-    for number, group in enumerate(groups):
-        if group.num_rows == 0:
-            continue
-        for index in range(group.num_columns):
-            chunk = group.column(index)
-            start = chunk.dictionary_page_offset or chunk.data_page_offset
-            if start < 4 or start + chunk.total_compressed_size > size:
-                raise DatasetError(
-                    f"{location}: column {chunk.path_in_schema!r} of row group {number} reaches past the end "
-                    f"of the file ({size} bytes); the file is truncated or corrupt, restore it"
-                )
+    return SourceFile(
+        stat.path, stat.size, stat.version, rows, sum(g.total_byte_size for g in groups)
+    ), schema
 
 
 def _check_same_schema(
@@ -249,12 +265,14 @@ def _check_same_schema(
     if schema.names != expected.names:
         missing = [name for name in expected.names if name not in schema.names]
         extra = [name for name in schema.names if name not in expected.names]
-        detail = f"columns missing: {missing}, columns extra: {extra}" if missing or extra else "order differs"
+        detail = (
+            f"columns missing: {missing}, columns extra: {extra}" if missing or extra else "order differs"
+        )
     else:
         detail = "; ".join(
-            f"column {name!r} is {schema.field(name)} there and {expected.field(name)} here"
-            for name in expected.names
-            if not schema.field(name).equals(expected.field(name))
+            f"column {field.name!r} is {_type_of(schema.field(field.name))} there and {_type_of(field)} here"
+            for field in expected
+            if not schema.field(field.name).equals(field)
         )
     raise DatasetError(
         f"the files of {dataset} have different schemas: {path} against {first}: {detail}; "
@@ -262,12 +280,17 @@ def _check_same_schema(
     )
 
 
-def _check_columns(dataset: Location, schema: pa.Schema) -> None:
+def _type_of(field: pa.Field) -> str:
+    return f"{field.type}" if field.nullable else f"{field.type} not null"
+
+
+def _check_columns(location: Location, schema: pa.Schema) -> None:
     if not schema.names:
-        raise DatasetError(f"{dataset} has no columns")
-    doubled = sorted({name for name in schema.names if schema.names.count(name) > 1})
-    if doubled:
-        raise DatasetError(f"{dataset} has several columns named {doubled[0]!r}; rename them first")
+        raise DatasetError(f"{location} has no columns")
+    counts = Counter(schema.names)
+    if len(counts) < len(schema.names):
+        doubled = next(name for name in schema.names if counts[name] > 1)
+        raise DatasetError(f"{location} has several columns named {doubled!r}; rename them first")
 
 
 def _cut(file: SourceFile, first_index: int, unit_bytes: int) -> Iterator[WorkUnit]:

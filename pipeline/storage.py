@@ -206,8 +206,8 @@ class Location:
 
     def _remove_objects(self) -> None:
         """Removes by exact names: fsspec takes `*`, `?` and `[` in what `rm` is given for patterns."""
-        names = self.fs.find(self.path) or [self.path]
-        if not any(has_magic(name) for name in names):
+        names = self.fs.find(self.path)
+        if names and not any(has_magic(name) for name in names):
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(names)
             return
