@@ -92,6 +92,15 @@ def test_absent_symbols_contribute_nothing(mixed_layout, draw_rows):
     torch.testing.assert_close((model.log_prob(bins, z) - model.log_prob(half, z))[:, 3], share)
 
 
+def test_before_training_the_encoder_gets_nothing_from_absent_symbols(mixed_layout):
+    encoder = VAE(mixed_layout, SMALL).encoder
+    absent = torch.full((1, mixed_layout.n_symbols), -1)
+    hidden = encoder.input(encoder.features(absent), encoder.features.rows(absent))
+    assert torch.equal(hidden[0], encoder.input.bias)
+    present = encoder.input(encoder.features(absent), encoder.features.rows(absent + 1))
+    assert not torch.equal(present, hidden)
+
+
 @pytest.mark.parametrize("name", ["mixture", "gaussian", "flat"])
 def test_training_puts_every_constant_where_it_belongs(mixed_layout, draw_rows, name):
     row = draw_rows(mixed_layout, 1, seed=3, absent=0.0)
