@@ -50,6 +50,15 @@ def test_plain_float_sums_would_depend_on_the_order() -> None:
     assert _sum(values).divided(1).tolist() == _sum(sorted(values)).divided(1).tolist() == [2.0]
 
 
+def test_what_is_too_small_beside_the_largest_term_is_dropped_in_every_order() -> None:
+    values = [1e300, -1e300, 1.0]
+    small_last, small_first = _sum(values[:2]), _sum(values[2:])
+    small_last.merge(_sum(values[2:]))
+    small_first.merge(_sum(values[:2]))
+    found = [total.divided(1).tolist() for total in (_sum(values), small_last, small_first)]
+    assert found == [[0.0]] * 3
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
 def test_moments_are_those_of_numpy(dtype: str) -> None:
     rows = (np.random.default_rng(3).normal(size=(5000, 70)) * 40 + 100).astype(dtype)
