@@ -63,11 +63,19 @@ def run(job: Job, options: argparse.Namespace) -> int:
         except ParvaeError as error:
             print(f"parvae {options.command}: {error}", file=sys.stderr)
             return error.exit_code
+        except OSError as error:
+            print(f"parvae {options.command}: {_explain(error)}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print(f"parvae {options.command}: interrupted; run the same command to continue", file=sys.stderr)
             return 130
     print(json.dumps({"command": options.command, **figures}), flush=True)
     return 0
+
+
+def _explain(error: OSError) -> str:
+    """An error of the operating system or of an object store, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline.bundle import Bundle
 from pipeline.dataset import WorkUnit
-from pipeline.errors import ArchiveError, ModelError
+from pipeline.errors import ArchiveError, ConfigError, ModelError
 from pipeline.parts import PartColumns
 from pipeline.storage import Location
 
@@ -178,16 +178,16 @@ class Archive:
                 raise ArchiveError(f"{location}/{PARTS_FILE} does not match the manifest; restore it")
             parts = records_from_table(pq.read_table(io.BytesIO(data)))
             plan = read_plan(location)
-            bad = [part.name for part in parts if not _PART_NAME.fullmatch(part.name)]
             rows = manifest["rows"]
             if plan.fingerprint != manifest["plan"]:
                 raise ArchiveError(f"{location}/{PLAN_FILE} does not match the manifest; restore it")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise ArchiveError(f"{location} is damaged: {error}; restore it or encode again") from error
-        if bad:
-            raise ArchiveError(f"{location}/{PARTS_FILE} names {bad[0]!r}, which is no part name; restore it")
+            raise ArchiveError(f"{location} is damaged: {error!r}; restore it or encode again") from error
+        _check_records(location, parts)
         if sum(part.rows for part in parts) != rows:
-            raise ArchiveError(f"{location}: the parts have not the {rows} rows of the manifest; encode again")
+            raise ArchiveError(
+                f"{location}: the parts have not the {rows} rows of the manifest; encode again"
+            )
         return cls(location, manifest, plan, tuple(parts))
 
     @property
@@ -280,6 +280,24 @@ def write_manifest(
     return manifest
 
 
+def _check_records(location: Location, parts: Sequence[PartRecord]) -> None:
+    """Refuses names that are no parts' names, and source paths that lead out of a folder."""
+    table = f"{location}/{PARTS_FILE}"
+    for part in parts:
+        if not _PART_NAME.fullmatch(part.name):
+            raise ArchiveError(f"{table} names {part.name!r}, which is no part name; restore it")
+        if part.rows < 0 or part.rows != sum(part.row_groups):
+            raise ArchiveError(
+                f"{table} gives {part.name} {part.rows} rows, its row groups have others; restore it"
+            )
+        try:
+            location.join(part.path)
+        except ConfigError as error:
+            raise ArchiveError(f"{table} names the file {part.path!r}, which is no relative path") from error
+    if len({part.name for part in parts}) != len(parts):
+        raise ArchiveError(f"{table} names a part twice; restore it")
+
+
 def _read_manifest(location: Location) -> dict[str, Any]:
     if not location.exists():
         raise ArchiveError(f"the archive {location} does not exist")
@@ -299,6 +317,11 @@ def _read_manifest(location: Location) -> dict[str, Any]:
             raise ArchiveError(
                 f"{location} has archive format {major}, this library reads up to {VERSION[0]}; upgrade parvae"
             )
+        missing = [
+            name for name in ("plan", "schema", "rows", "files", "parts", "bytes_in") if name not in manifest
+        ]
+        if missing or not isinstance(manifest["bytes"]["total"], int):
+            raise ValueError(f"it lacks {missing}")
         return dict(manifest)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ArchiveError(f"{location}/{MANIFEST_FILE} is damaged: {error!r}; restore it") from error

@@ -10,7 +10,6 @@ MODEL/_train/                checkpoints of a training run that has not finished
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping
@@ -67,7 +66,9 @@ class Bundle:
         except ValueError as error:
             raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}; copy the model again") from error
         if vae.layout != self.rows.layout():
-            raise ModelError(f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again")
+            raise ModelError(
+                f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again"
+            )
         return vae.eval().to(self.device)
 
     @property
@@ -128,7 +129,7 @@ class Bundle:
         """
         try:
             description = json.loads(files[BUNDLE_FILE])
-            if description["format"] != FORMAT:
+            if not isinstance(description, dict) or description["format"] != FORMAT:
                 raise ModelError(f"{where}/{BUNDLE_FILE} is no parvae model")
             if description["version"] > VERSION:
                 raise ModelError(
@@ -137,10 +138,14 @@ class Bundle:
                 )
             schema = schema_from_text(description["schema"])
             rows = RowTransform.from_json(schema, description["columns"])
-            bundle = cls(rows, files[WEIGHTS_FILE], description["training"], device)
+            bundle = cls(rows, files[WEIGHTS_FILE], dict(description["training"]), device)
             expected = description["fingerprint"]
-        except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        except ModelError:
+            raise
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ModelError(f"{where}/{BUNDLE_FILE} is damaged ({error!r}); copy the model again") from error
+        except ParvaeError as error:
+            raise ModelError(f"{where}/{BUNDLE_FILE} is damaged: {error}; copy the model again") from error
         if bundle.fingerprint != expected:
             raise ModelError(f"{where}: the fingerprint does not match its files; copy the model again")
         return bundle
@@ -158,7 +163,9 @@ class Bundle:
             ModelError: If there is none, training has not finished, or it is damaged.
         """
         if not folder.exists():
-            raise ModelError(f"the model {folder} does not exist; `parvae train DATA --model {folder}` makes one")
+            raise ModelError(
+                f"the model {folder} does not exist; `parvae train DATA --model {folder}` makes one"
+            )
         if not folder.join(BUNDLE_FILE).exists():
             raise ModelError(
                 f"{folder} holds no {BUNDLE_FILE}: training has not finished there, or it is no model folder; "
@@ -187,5 +194,5 @@ def schema_from_text(text: str) -> pa.Schema:
     """
     try:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text, validate=True)))
-    except (binascii.Error, pa.ArrowException, OSError) as error:
+    except (ValueError, TypeError, pa.ArrowException, OSError) as error:
         raise ParvaeError(f"a stored schema cannot be read: {error}") from error

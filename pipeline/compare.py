@@ -32,20 +32,21 @@ class ColumnError:
 
     def add(self, original: pa.Array, decoded: pa.Array) -> None:
         """Compares two arrays of one type and length."""
-        left, right = _numbers(original), _numbers(decoded)
-        if left is None or right is None or len(left) != len(right):
+        left, right = _elements(original), _elements(decoded)
+        if left is None or right is None:
             self.values += len(original)
             self.mismatches += _count_unequal(original, decoded)
             return
-        both = np.isfinite(left) & np.isfinite(right)
+        same_validity = left.validity == right.validity
+        both = (left.validity == _VALID) & (right.validity == _VALID)
+        differ, distance = _compare(left.values, right.values)
+        finite = both & np.isfinite(distance)
         with np.errstate(over="ignore"):
-            difference = np.abs(left[both] - right[both])
-            self.squares += float(np.square(difference).sum())
-        self.values += len(left)
-        same = (left == right) | (np.isnan(left) & np.isnan(right))
-        self.mismatches += max(int((~same).sum()), _count_null_changes(original, decoded))
-        self.numbers += int(both.sum())
-        self.largest = max(self.largest, float(difference.max(initial=0.0)))
+            self.squares += float(np.square(distance[finite]).sum())
+        self.values += len(both)
+        self.mismatches += int((~same_validity | (both & differ)).sum())
+        self.numbers += int(finite.sum())
+        self.largest = max(self.largest, float(distance[finite].max(initial=0.0)))
 
     def merge(self, other: ColumnError) -> None:
         """Adds the sums of other rows."""
@@ -69,27 +70,72 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _numbers(array: pa.Array) -> npt.NDArray[np.float64] | None:
-    """The values (flattened, for vectors) as float64 with NaN for null; None if they are no numbers."""
+@dataclass(frozen=True)
+class _Elements:
+    """The numbers of a column: its values, or the elements of its vectors.
+
+    Attributes:
+        values: Integers, floats or decimals without nulls (0 where there was one).
+        validity: Whether a number is `_VALID`, null, or in a vector that is null.
+    """
+
+    values: pa.Array
+    validity: npt.NDArray[np.uint8]
+
+
+_VALID, _NULL, _NULL_VECTOR = 0, 1, 2
+
+
+def _elements(array: pa.Array) -> _Elements | None:
+    """The numbers of an array; None if it holds none."""
     kind = array.type
-    if isinstance(kind, pa.ExtensionType):
-        return _numbers(array.storage)
+    if isinstance(array, pa.ExtensionArray):
+        return _elements(array.storage)
     if pa.types.is_fixed_size_list(kind):
-        whole = array.fill_null([None] * kind.list_size) if array.null_count else array
-        return _numbers(whole.flatten())
-    if pa.types.is_temporal(kind):
-        wide = kind.bit_width == 64 if hasattr(kind, "bit_width") else True
-        return _numbers(array.view(pa.int64() if wide else pa.int32()))
-    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal128(kind):
-        values = pc.cast(array, pa.float64(), safe=False)
-        return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
-    return None
+        width = kind.list_size
+        below = _elements(array.values.slice(array.offset * width, len(array) * width))
+        if below is None:
+            return None
+        validity = below.validity.copy()
+        validity[np.repeat(_is_null(array), width)] = _NULL_VECTOR
+        return _Elements(below.values, validity)
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        return _elements(array.view(pa.int64() if kind.bit_width == 64 else pa.int32()))
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        return None
+    validity = np.where(_is_null(array), np.uint8(_NULL), np.uint8(_VALID))
+    if array.null_count:
+        array = pc.fill_null(array, pa.scalar(0, kind))
+    return _Elements(array, validity)
 
 
-def _count_null_changes(original: pa.Array, decoded: pa.Array) -> int:
-    if not original.null_count and not decoded.null_count:
-        return 0
-    return int(pc.sum(pc.not_equal(original.is_null(), decoded.is_null())).as_py() or 0)
+def _is_null(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(array.is_null().to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _compare(left: pa.Array, right: pa.Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Which numbers are not the same, and by how much; NaN is the same as NaN, infinities are no distance.
+
+    Integers and decimals are subtracted exactly: beyond 2^53 their difference is not that of their floats.
+    """
+    if pa.types.is_decimal(left.type):
+        # Arrow subtracts no decimals of negative scale (and Parquet stores none)
+        wide = pa.decimal256(75, left.type.scale) if left.type.scale >= 0 else pa.float64()
+        gap = pc.cast(pc.subtract(pc.cast(left, wide), pc.cast(right, wide)), pa.float64())
+        unequal = np.asarray(pc.not_equal(left, right).to_numpy(zero_copy_only=False), np.bool_)
+        return unequal, np.abs(gap.to_numpy())
+    a, b = left.to_numpy(), right.to_numpy()
+    if a.dtype.kind != "f":
+        wrapped = np.where(
+            a > b, a.astype(np.uint64) - b.astype(np.uint64), b.astype(np.uint64) - a.astype(np.uint64)
+        )
+        return a != b, wrapped.astype(np.float64)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    distance = np.full(len(a), np.nan)
+    with np.errstate(over="ignore"):
+        distance[finite] = np.abs(a[finite] - b[finite])
+    return (a != b) & ~(np.isnan(a) & np.isnan(b)), distance
 
 
 def _count_unequal(original: pa.Array, decoded: pa.Array) -> int:

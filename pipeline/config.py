@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pydantic
 import yaml
-from vae_model.config import NetworkConfig
 
 from pipeline.columns import ColumnOptions
 from pipeline.errors import ConfigError
+from vae_model.config import NetworkConfig
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
 
@@ -56,6 +57,9 @@ class Optimization:
     cache_mib: int = 1024
 
     def __post_init__(self) -> None:
+        for name in ("learning_rate", "clip_norm", "beta", "free_bits", "checkpoint_seconds"):
+            value = getattr(self, name)
+            _require(math.isfinite(value), f"training.{name}", value, "a finite number")
         positive = ("learning_rate", "clip_norm", "mc_samples", "patience", "cache_mib")
         for name in positive:
             _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "more than 0")
@@ -76,6 +80,7 @@ class TrainConfig:
     Attributes:
         passthrough: Columns that are copied, not modelled: labels, keys.
         columns: Options of single columns.
+        defaults: Options of the columns that `columns` does not name.
         network: The network.
         training: Its training.
         error: The error bound; only `"none"` yet: latents alone are kept, decoding is approximate.
@@ -86,10 +91,16 @@ class TrainConfig:
 
     passthrough: tuple[str, ...] = ()
     columns: Mapping[str, ColumnOptions] = field(default_factory=dict)
+    defaults: ColumnOptions = field(default_factory=ColumnOptions)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: Optimization = field(default_factory=Optimization)
     error: Literal["none"] = "none"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 or more, and less than 2^63")
+        scale = self.network.decoder_scale
+        _require(math.isfinite(scale), "network.decoder_scale", scale, "a finite number")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON."""
@@ -145,6 +156,8 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         below = data.setdefault(parent, {})
+        if below is None:
+            below = data[parent] = {}
         if not isinstance(below, dict):
             raise ConfigError(f"--set {key}: {parent!r} is a value, not a group of keys")
         data = below
@@ -165,11 +178,13 @@ def _explain(error: pydantic.ValidationError, where: str) -> str:
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = ", ".join(_known_keys(path[:-1]))
         return f"{where}: there is no key {key!r}; keys at that place: {known}"
+    if first["type"] == "value_error":
+        return f"{where}: {key}: {first['ctx']['error']}"
     return f"{where}: {key} = {first['input']!r}: {first['msg']}"
 
 
 def _known_keys(path: list[str]) -> list[str]:
-    groups: dict[str, Any] = {"network": NetworkConfig, "training": Optimization, "columns": ColumnOptions}
+    groups: dict[str, Any] = {"network": NetworkConfig, "training": Optimization, "columns": ColumnOptions, "defaults": ColumnOptions}
     owner = groups.get(path[0], TrainConfig) if path else TrainConfig
     return [item.name for item in dataclasses.fields(owner)]
 

@@ -69,11 +69,14 @@ def decode(
     bundle = opened.model()
     _check_columns(bundle, columns)
     request = {"plan": opened.plan.fingerprint, "columns": None if columns is None else list(columns)}
-    done = _check_output_folder(out, request, overwrite)
+    continues = _check_output_folder(out, request, overwrite)
     files = opened.by_file()
     with connected() as cluster:
         count = cluster.workers_for(workers, gpu)
+        if not continues:
+            out.remove()
         out.join(MARKER).write_json(request)
+        done = {stat.path for stat in out.files()} & set(files)
         items = [{"path": path, "parts": [asdict(p) for p in parts]} for path, parts in files.items()]
         items = [item for item in items if item["path"] not in done]
         arguments = {
@@ -185,13 +188,17 @@ class FileDecoder:
         try:
             for record in records:
                 location = self._archive.join("parts", record.name)
-                with PartReader(location, self._plan.columns, self._plan.fingerprint) as part:
+                with PartReader(
+                    location, self._plan.columns, self._plan.fingerprint, record.work_unit
+                ) as part:
                     if writer is None:
                         schema = self._decoder.schema_of(part)
                         writer = pq.ParquetWriter(path, schema, compression="zstd")
                         regroup = _Regroup(writer, schema, groups)
                     if part.rows != record.rows:
-                        raise ArchiveError(f"{location} has {part.rows} rows, the manifest says {record.rows}")
+                        raise ArchiveError(
+                            f"{location} has {part.rows} rows, the manifest says {record.rows}"
+                        )
                     for batch in self._decoder.batches(part):
                         regroup.add(batch)
                         rows += batch.num_rows
@@ -236,20 +243,22 @@ def _check_columns(bundle: Bundle, columns: Sequence[str] | None) -> None:
             raise ConfigError(f"--columns names {name!r}, the archive has {', '.join(map(repr, names[:50]))}")
 
 
-def _check_output_folder(out: Location, request: dict[str, Any], overwrite: bool) -> set[str]:
-    """Refuses a folder that holds anything but an unfinished decode of the same; returns its finished files."""
+def _check_output_folder(out: Location, request: dict[str, Any], overwrite: bool) -> bool:
+    """Refuses a folder that holds anything but an unfinished decode; says whether it is one of the same."""
     if out.is_empty():
-        return set()
+        return True
     marker = out.join(MARKER)
     if not marker.exists():
         raise OutputError(f"--out {out} is not empty; choose an empty folder")
-    if marker.read_json() != request:
-        if not overwrite:
-            raise OutputError(
-                f"--out {out} holds an unfinished decode of another archive or of other columns; choose another "
-                "folder, or give --overwrite to drop it"
-            )
-        out.remove()
-        return set()
-    LOG.info("continuing the unfinished decode in %s", out)
-    return {stat.path for stat in out.files() if not stat.path.startswith("_")}
+    try:
+        same = bool(marker.read_json() == request)
+    except ValueError:
+        same = False
+    if not same and not overwrite:
+        raise OutputError(
+            f"--out {out} holds an unfinished decode of another archive or of other columns; choose another "
+            "folder, or give --overwrite to drop it"
+        )
+    if same:
+        LOG.info("continuing the unfinished decode in %s", out)
+    return same

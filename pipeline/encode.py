@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.archive import (
     MANIFEST_FILE,
+    MODEL_FOLDER,
     PARTS_FILE,
     PARTS_FOLDER,
     PLAN_FILE,
@@ -99,7 +100,9 @@ def encode(
         }
         missing = [unit for unit in units if unit.index not in records]
         progress = Progress("encode", len(missing))
-        for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu):
+        for result in run_units(
+            [unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu
+        ):
             record = _record(result)
             records[record.unit] = record
             progress.advance(record.rows)
@@ -157,7 +160,7 @@ class UnitEncoder:
         location = self._out.join(PARTS_FOLDER, part_name(unit))
         with location.publishing() as spool:
             self.encode_to(spool, unit)
-            with PartReader(Location(spool), self._plan.columns, self._plan.fingerprint) as part:
+            with PartReader(Location(spool), self._plan.columns, self._plan.fingerprint, unit) as part:
                 rows, roles = part.rows, part.bytes_by_role()
             checksum, size = sha256_file(spool), Location(spool).stat().size
         if rows != unit.rows:
@@ -220,14 +223,19 @@ def _check_output_folder(out: Location, plan: Plan, overwrite: bool) -> None:
 
 
 def _begin(out: Location, plan: Plan, bundle: Bundle) -> None:
-    """Clears what is to be overwritten, then writes model and plan."""
+    """Clears what is to be overwritten, then writes model and plan (again, if they were there)."""
     out.join(MANIFEST_FILE).remove()
-    with contextlib.suppress(ArchiveError):
-        if out.join(PLAN_FILE).exists() and read_plan(out) == plan:
-            return
-    for name in (PARTS_FILE, PLAN_FILE, LEDGER_FOLDER, PARTS_FOLDER):
-        out.join(name).remove()
+    if not _holds_plan(out, plan):
+        for name in (PLAN_FILE, PARTS_FILE, LEDGER_FOLDER, PARTS_FOLDER, MODEL_FOLDER):
+            out.join(name).remove()
     write_plan(out, plan, bundle)
+
+
+def _holds_plan(out: Location, plan: Plan) -> bool:
+    try:
+        return out.join(PLAN_FILE).exists() and read_plan(out) == plan
+    except ArchiveError:
+        return False
 
 
 def _read_ledger(out: Location, units: list[WorkUnit]) -> dict[int, PartRecord]:
@@ -241,8 +249,11 @@ def _read_ledger(out: Location, units: list[WorkUnit]) -> dict[int, PartRecord]:
     for stat in ledger.files():
         name = stat.path.removesuffix(".json")
         if name in names:
-            record = _record(ledger.join(stat.path).read_json()["record"])
-            if published.get(name) == record.bytes:
+            try:
+                record = _record(ledger.join(stat.path).read_json()["record"])
+            except (ValueError, TypeError, KeyError):
+                continue
+            if published.get(name) == record.bytes and record.work_unit == names[name]:
                 finished[record.unit] = record
     return finished
 

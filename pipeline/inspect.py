@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.archive import MANIFEST_FILE, MODEL_FOLDER, PLAN_FILE, Archive
+from pipeline.archive import MANIFEST_FILE, PLAN_FILE, Archive
 from pipeline.bundle import BUNDLE_FILE, Bundle
 from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
 from pipeline.dataset import Dataset, open_dataset, read_unit
@@ -61,7 +61,11 @@ def _dataset(dataset: Dataset) -> Report:
         for field in dataset.schema:
             stats[field.name].observe(batch.column(batch.schema.get_field_index(field.name)), keys)
     rows = [
-        {"column": field.name, "type": str(field.type), "kind and why": _guess(field, stats[field.name], options)}
+        {
+            "column": field.name,
+            "type": str(field.type),
+            "kind and why": _guess(field, stats[field.name], options),
+        }
         for field in dataset.schema
     ]
     about = "all rows" if seen == dataset.rows else f"the first {seen:,} of {dataset.rows:,} rows"
@@ -141,10 +145,16 @@ def _archive(archive: Archive) -> Report:
     }
     total = manifest["bytes"]["total"]
     sizes = [
-        {"part": name, "bytes": size, "share %": 100 * size / total, "bits/row": 8 * size / max(1, archive.rows)}
+        {
+            "part": name,
+            "bytes": size,
+            "share %": 100 * size / total,
+            "bits/row": 8 * size / max(1, archive.rows),
+        }
         for name, size in manifest["bytes"].items()
     ]
-    bundle = Bundle.load(archive.location.join(MODEL_FOLDER))
+    bundle = archive.model()
     return Report(
-        [(f"archive {archive.location}", [figures]), ("bytes", sizes), ("columns", _columns(bundle.rows))], figures
+        [(f"archive {archive.location}", [figures]), ("bytes", sizes), ("columns", _columns(bundle.rows))],
+        figures,
     )

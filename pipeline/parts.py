@@ -6,6 +6,7 @@ binary cell a block, in the block's first row (null elsewhere): what the decoder
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bundle import schema_from_text, schema_to_text
+from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError
 from pipeline.rows import Exceptions
 from pipeline.storage import Location
@@ -29,6 +31,8 @@ _META_PLAN = b"parvae.plan"
 _META_SCHEMA = b"parvae.source_schema"
 _CELL = struct.Struct("<4sII")
 _CELL_MAGIC = b"PVX1"
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, OverflowError, struct.error)
+"""What reading a damaged part raises."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,12 @@ class PartWriter:
         }
         self._schema = pa.schema(fields, metadata)
         self._passthrough = list(passthrough)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=6)
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", compression_level=6, write_page_checksum=True
+        )
         self.rows = 0
 
-    def write(
-        self, batch: pa.RecordBatch, latents: npt.NDArray[np.float32], exceptions: Exceptions
-    ) -> None:
+    def write(self, batch: pa.RecordBatch, latents: npt.NDArray[np.float32], exceptions: Exceptions) -> None:
         """Writes one block (`batch` has the passthrough columns, and may have others)."""
         if batch.num_rows == 0:
             return
@@ -124,43 +128,62 @@ class PartReader:
         location: The part.
         columns: Names of the added columns.
         plan: Fingerprint of the plan that the part must have been written under.
+        unit: The work unit that the part must hold, None for any.
 
     Raises:
         ArchiveError: If the part is missing, damaged or foreign.
     """
 
-    def __init__(self, location: Location, columns: PartColumns, plan: str) -> None:
+    def __init__(
+        self, location: Location, columns: PartColumns, plan: str, unit: WorkUnit | None = None
+    ) -> None:
         self._location, self._columns = location, columns
-        try:
-            self._stream = location.open()
-            self._file = pq.ParquetFile(self._stream)
-            metadata = self._file.schema_arrow.metadata or {}
-            self.source_schema = schema_from_text(metadata[_META_SCHEMA].decode())
-            found = metadata[_META_PLAN].decode()
-        except FileNotFoundError as error:
-            raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
-        except (OSError, pa.ArrowException, KeyError, ValueError, ParvaeError) as error:
-            raise ArchiveError(f"the part {location} is damaged: {error}; restore it or encode again") from error
-        if found != plan:
-            raise ArchiveError(f"the part {location} belongs to another archive; restore the right one")
-        self.rows: int = self._file.metadata.num_rows
+        with contextlib.ExitStack() as stack:
+            try:
+                stream = stack.enter_context(location.open())
+                self._file = stack.enter_context(pq.ParquetFile(stream, page_checksum_verification=True))
+                metadata = self._file.schema_arrow.metadata or {}
+                self.source_schema = schema_from_text(metadata[_META_SCHEMA].decode())
+                found = (metadata[_META_PLAN].decode(), json.loads(metadata[_META_UNIT]))
+                self.rows: int = self._file.metadata.num_rows
+                self._check_columns()
+            except FileNotFoundError as error:
+                raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
+            except (*_UNREADABLE, ParvaeError) as error:
+                raise ArchiveError(
+                    f"the part {location} is damaged: {error}; restore it or encode again"
+                ) from error
+            if found[0] != plan:
+                raise ArchiveError(f"the part {location} belongs to another archive; restore the right one")
+            if unit is not None and found[1] != json.loads(json.dumps(unit.to_json())):
+                raise ArchiveError(f"the part {location} holds other rows than its name says; restore it")
+            self._open = stack.pop_all()
 
     def __enter__(self) -> PartReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._stream.close()
+        self._open.close()
+
+    def _check_columns(self) -> None:
+        """The added columns come last, each one leaf in the file."""
+        schema = self._file.schema_arrow
+        if schema.names[-2:] != [self._columns.latent, self._columns.corrections]:
+            raise ValueError(f"its columns are {schema.names}")
+        latent, corrections = schema.field(len(schema) - 2).type, schema.field(len(schema) - 1).type
+        if not pa.types.is_fixed_size_list(latent) or not pa.types.is_float32(latent.value_type):
+            raise ValueError(f"latents are of type {latent}")
+        if not pa.types.is_binary(corrections):
+            raise ValueError(f"corrections are of type {corrections}")
 
     def bytes_by_role(self) -> dict[str, int]:
         """Compressed bytes of the latents, corrections and passthrough columns."""
         sizes = {"latents": 0, "corrections": 0, "passthrough": 0}
         footer = self._file.metadata
         for group in range(footer.num_row_groups):
-            for index in range(footer.num_columns):
-                chunk = footer.row_group(group).column(index)
-                top = _top_name(chunk.path_in_schema, self._columns)
-                sizes[top] += chunk.total_compressed_size
+            roles = ["passthrough"] * (footer.num_columns - 2) + ["latents", "corrections"]
+            for index, role in enumerate(roles):
+                sizes[role] += footer.row_group(group).column(index).total_compressed_size
         return sizes
 
     def blocks(self) -> Iterator[Block]:
@@ -171,17 +194,23 @@ class PartReader:
         """
         for number in range(self._file.num_row_groups):
             try:
-                table = self._file.read_row_group(number, use_threads=False)
-                latents = table[self._columns.latent].combine_chunks()
-                cell = table[self._columns.corrections][0].as_py()
-                rest = table.drop_columns([self._columns.latent, self._columns.corrections])
-                exceptions = {} if cell is None else _unpack_exceptions(cell)
-            except (OSError, pa.ArrowException, ValueError, KeyError, IndexError, struct.error) as error:
+                block = self._block(number)
+            except _UNREADABLE as error:
                 raise ArchiveError(
                     f"block {number} of {self._location} is damaged: {error}; restore the part"
                 ) from error
-            values = latents.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
-            yield Block(_one_batch(rest, table.num_rows), values, exceptions)
+            yield block
+
+    def _block(self, number: int) -> Block:
+        table = self._file.read_row_group(number, use_threads=False)
+        rest = table.drop_columns([self._columns.latent, self._columns.corrections])
+        cell = table[self._columns.corrections][0].as_py()
+        exceptions = {} if cell is None else _unpack_exceptions(cell, table.num_rows)
+        latents = table[self._columns.latent].combine_chunks()
+        values = latents.flatten().to_numpy().reshape(table.num_rows, latents.type.list_size)
+        if not np.isfinite(values).all():
+            raise ValueError("a latent is not finite")
+        return Block(_one_batch(rest, table.num_rows), values, exceptions)
 
 
 def sha256_file(path: str) -> str:
@@ -190,17 +219,15 @@ def sha256_file(path: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _top_name(path: str, columns: PartColumns) -> str:
-    for role, name in (("latents", columns.latent), ("corrections", columns.corrections)):
-        if path == name or path.startswith(name + "."):
-            return role
-    return "passthrough"
-
-
 def _one_batch(table: pa.Table, rows: int) -> pa.RecordBatch:
     if table.num_columns == 0:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
-    return table.combine_chunks().to_batches()[0]
+    batches = table.combine_chunks().to_batches()
+    if len(batches) != 1:
+        raise ValueError(f"{table.nbytes:,} bytes do not fit one Arrow batch")
+    batch: pa.RecordBatch = batches[0]
+    batch.validate()
+    return batch
 
 
 def _pack_exceptions(exceptions: Exceptions) -> bytes:
@@ -215,11 +242,11 @@ def _pack_exceptions(exceptions: Exceptions) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    body = sink.getvalue().to_pybytes()
+    body: bytes = sink.getvalue().to_pybytes()
     return _CELL.pack(_CELL_MAGIC, len(body), zlib.crc32(body)) + body
 
 
-def _unpack_exceptions(cell: bytes) -> Exceptions:
+def _unpack_exceptions(cell: bytes, rows: int) -> Exceptions:
     magic, size, checksum = _CELL.unpack_from(cell)
     body = cell[_CELL.size :]
     if magic != _CELL_MAGIC or size != len(body) or checksum != zlib.crc32(body):
@@ -231,7 +258,10 @@ def _unpack_exceptions(cell: bytes) -> Exceptions:
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         role, column = name.split(":", 1)
         if role == "s":
-            exceptions[column] = (array.flatten().to_numpy(), None)
+            states = array.flatten().to_numpy()
+            if len(states) != rows:
+                raise ValueError(f"column {column!r} has {len(states)} states for {rows} rows")
+            exceptions[column] = (states, None)
         else:
             exceptions[column] = (exceptions[column][0], array.flatten())
     return exceptions

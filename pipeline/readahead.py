@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -40,6 +40,9 @@ def read_ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
             put((False, None))
         except BaseException as error:
             put((False, error))
+        finally:
+            if isinstance(items, Generator):
+                items.close()
 
     thread = threading.Thread(target=produce, daemon=True, name="read-ahead")
     thread.start()

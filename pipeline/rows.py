@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from vae_model.layout import FeatureLayout
 
 from pipeline.columns import Column, Symbols, column_from_json
 from pipeline.errors import DatasetError
+from vae_model.layout import FeatureLayout
 
 Exceptions = dict[str, tuple[npt.NDArray[np.uint8], pa.Array | None]]
 """Column name → (states, exactly stored values), for the columns of a batch that need it."""

@@ -92,7 +92,7 @@ class ShardRows:
     """
 
     def __init__(self, shard: Any, plan: EpochPlan, validate_on_training: bool) -> None:
-        self._shard, self._plan = shard, plan
+        self._shard, self._plan, self._validate_on_training = shard, plan, validate_on_training
         self.validation: Packed = np.zeros((0, 0), np.uint8)
         self._train: Packed | None = None
         if plan.cached:
@@ -116,8 +116,11 @@ class ShardRows:
         size, left = self._plan.local_batch, self._plan.steps
         pool: list[Packed] = []
         held: list[Packed] = []
+        wanted = 0 if len(self.validation) else MAX_VALIDATION_ROWS
         for _, train, kept in _blocks(self._shard):
-            held.append(kept)
+            if wanted > 0:
+                held.append((train if self._validate_on_training else kept)[:wanted])
+                wanted -= len(held[-1])
             pool.append(train)
             if left and sum(part.nbytes for part in pool) > POOL_BYTES:
                 rows = rng.permutation(_merge(pool))
@@ -128,7 +131,7 @@ class ShardRows:
                 pool = [rows[cut:]]
         yield from _shuffled(_merge(pool), left, size, rng)
         if not len(self.validation):
-            self.validation = _merge(held)[:MAX_VALIDATION_ROWS]
+            self.validation = _merge(held)
 
 
 def _blocks(shard: Any) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
@@ -147,7 +150,9 @@ def _blocks(shard: Any) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
 
 def _packed_table(unit: int, first: int, mask: npt.NDArray[np.bool_], packed: Packed) -> pa.Table:
     rows, width = packed.shape
-    array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(packed.tobytes())])
+    array = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(width), rows, [None, pa.py_buffer(packed.tobytes())]
+    )
     return pa.table(
         {
             "unit": np.full(rows, unit, np.int64),
@@ -163,7 +168,9 @@ def _shuffled(rows: Packed, batches: int, size: int, rng: np.random.Generator) -
     if batches and not len(rows):
         raise DatasetError("a training worker got no rows; use fewer --workers for so small a dataset")
     rounds = -(-batches * size // max(1, len(rows)))
-    order = np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)]) if rounds else np.empty(0, int)
+    order = (
+        np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)]) if rounds else np.empty(0, int)
+    )
     for start in range(0, batches * size, size):
         yield rows[order[start : start + size]]
 
@@ -171,4 +178,3 @@ def _shuffled(rows: Packed, batches: int, size: int, rng: np.random.Generator) -
 def _merge(parts: Iterable[Packed]) -> Packed:
     filled = [part for part in parts if len(part)]
     return np.concatenate(filled) if filled else np.zeros((0, 0), np.uint8)
-
