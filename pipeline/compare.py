@@ -119,8 +119,7 @@ def _compare(left: pa.Array, right: pa.Array) -> tuple[npt.NDArray[np.bool_], np
     Integers and decimals are subtracted exactly: beyond 2^53 their difference is not that of their floats.
     """
     if pa.types.is_decimal(left.type):
-        # Arrow subtracts no decimals of negative scale (and Parquet stores none)
-        wide = pa.decimal256(75, left.type.scale) if left.type.scale >= 0 else pa.float64()
+        wide = pa.decimal256(75, left.type.scale)
         gap = pc.cast(pc.subtract(pc.cast(left, wide), pc.cast(right, wide)), pa.float64())
         unequal = np.asarray(pc.not_equal(left, right).to_numpy(zero_copy_only=False), np.bool_)
         return unequal, np.abs(gap.to_numpy())
