@@ -30,13 +30,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Runs the tour; returns the figures of every step."""
     from pipeline.cluster import connected
     from pipeline.columns import ColumnOptions
-    from pipeline.config import NetworkConfig, Optimization, TrainConfig
+    from pipeline.config import Optimization, TrainConfig
     from pipeline.decode import decode
     from pipeline.encode import encode
     from pipeline.errors import OutputError
     from pipeline.evaluate import evaluate
     from pipeline.storage import locate
     from pipeline.train import train
+    from vae_model.config import NetworkConfig
 
     out = locate(options.out or tempfile.mkdtemp(prefix="parvae-demo-"), "--out")
     if not out.is_empty():
@@ -94,7 +95,7 @@ def read_latents(archive: Location) -> npt.NDArray[np.float32]:
     from pipeline.parts import PartReader
 
     opened = Archive.open(archive)
-    blocks = []
+    blocks: list[npt.NDArray[np.float32]] = []
     for record in opened.parts:
         with PartReader(opened.part_location(record), opened.plan.columns, opened.plan.fingerprint) as part:
             blocks.extend(block.latents for block in part.blocks())
@@ -111,12 +112,18 @@ def _accuracy(features: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> floa
     return float(cross_val_score(model, features, labels, cv=FOLDS).mean())
 
 
-def _show(out: Location, quality: dict[str, Any], accuracy: dict[str, float], latents: int, pixels: int) -> None:
+def _show(
+    out: Location, quality: dict[str, Any], accuracy: dict[str, float], latents: int, pixels: int
+) -> None:
     image = quality["columns"]["image"]
     size = [
         {"what": "Parquet dataset", "bytes": quality["bytes_in"]},
         {"what": "archive, everything", "bytes": quality["bytes_out"]},
-        *({"what": f"  {name}", "bytes": n} for name, n in quality["bytes_by_part"].items() if name != "total"),
+        *(
+            {"what": f"  {name}", "bytes": n}
+            for name, n in quality["bytes_by_part"].items()
+            if name != "total"
+        ),
     ]
     model = [
         {"what": "-ELBO, bits a row", "figure": quality["minus_elbo_bits_per_row"]},

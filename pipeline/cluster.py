@@ -138,7 +138,9 @@ def run_units(
     context.print_on_execution_start = False
     workers = min(workers, len(items))
     handle = ray.put({"worker": worker, "arguments": arguments})
-    dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
+    dataset = ray.data.from_items(
+        [{"item": json.dumps(item)} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS)
+    )
     dataset = dataset.map_batches(
         _UnitActor,
         fn_kwargs={"handles": [handle]},
@@ -157,7 +159,9 @@ def run_units(
     except ray.exceptions.RayError as error:
         raise JobError(f"a Ray task failed: {error}") from error
     if answered != len(items):
-        raise JobError(f"{len(items) - answered} of {len(items)} work units gave no answer; run the job again")
+        raise JobError(
+            f"{len(items) - answered} of {len(items)} work units gave no answer; run the job again"
+        )
 
 
 class _UnitActor:
@@ -194,4 +198,3 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-

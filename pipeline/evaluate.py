@@ -125,6 +125,7 @@ class PartEvaluator:
     def _elbo_terms(self, bins_bd: npt.NDArray[np.int64], unit: int) -> npt.NDArray[np.float64]:
         """Sums over rows of reconstruction, KL, and KL by latent, in nats."""
         import torch
+
         from vae_model.elbo import Objective
 
         vae = self._bundle.vae
@@ -194,7 +195,9 @@ def _check_same_files(dataset: Dataset, archive: Archive) -> None:
     for file in dataset.files:
         groups = tuple(rows for part in stored.get(file.path, []) for rows in part.row_groups)
         if file.path not in stored:
-            raise DatasetError(f"{dataset.location} has the file {file.path!r}, which is not in {archive.location}")
+            raise DatasetError(
+                f"{dataset.location} has the file {file.path!r}, which is not in {archive.location}"
+            )
         if groups != file.row_groups:
             raise DatasetError(
                 f"{dataset.root}/{file.path} has {file.rows} rows in {len(file.row_groups)} row groups, the archive "

@@ -41,7 +41,10 @@ class Fitted:
 
 
 def column_options(
-    schema: pa.Schema, passthrough: tuple[str, ...], columns: Mapping[str, ColumnOptions]
+    schema: pa.Schema,
+    passthrough: tuple[str, ...],
+    columns: Mapping[str, ColumnOptions],
+    defaults: ColumnOptions,
 ) -> dict[str, ColumnOptions]:
     """Options for every column of a schema.
 
@@ -53,7 +56,7 @@ def column_options(
             if name not in schema.names:
                 listed = ", ".join(map(repr, schema.names[:50]))
                 raise ConfigError(f"{origin} names the column {name!r}, the dataset has {listed}")
-    options = {name: columns.get(name, ColumnOptions()) for name in schema.names}
+    options = {name: columns.get(name, defaults) for name in schema.names}
     for name in passthrough:
         if options[name].kind not in (None, "passthrough"):
             raise ConfigError(
@@ -90,7 +93,8 @@ def fit_columns(
         "block_rows": dataset.block_rows,
     }
     merged = {
-        field.name: ColumnStats.empty(field, options[field.name], sample_size=sample) for field in dataset.schema
+        field.name: ColumnStats.empty(field, options[field.name], sample_size=sample)
+        for field in dataset.schema
     }
     progress = Progress("statistics", len(units))
     items = [unit.to_json() for unit in units]

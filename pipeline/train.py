@@ -87,7 +87,7 @@ def train(
     dataset = open_dataset(data)
     if dataset.rows == 0:
         raise DatasetError(f"DATA {data} has no rows; nothing can be learned from it")
-    options = column_options(dataset.schema, config.passthrough, config.columns)
+    options = column_options(dataset.schema, config.passthrough, config.columns, config.defaults)
     run = _run_fingerprint(dataset, config)
     _check_model_folder(model, run, overwrite)
     with connected() as cluster:
@@ -233,7 +233,9 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
     if overwrite:
         return
     if model.join(BUNDLE_FILE).exists():
-        raise OutputError(f"--model {model} holds a model already; choose another folder, or give --overwrite")
+        raise OutputError(
+            f"--model {model} holds a model already; choose another folder, or give --overwrite"
+        )
     if record.read_json()["run"] != run:
         raise OutputError(
             f"--model {model} holds an unfinished run on other data or with another configuration; choose another "
@@ -281,5 +283,3 @@ def _write_events(folder: Location, history: list[dict[str, Any]]) -> None:
         for name in os.listdir(spool):
             with open(os.path.join(spool, name), "rb") as stream:
                 folder.join(name).write_bytes(stream.read())
-
-

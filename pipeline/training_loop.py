@@ -22,17 +22,22 @@ import ray.train.torch
 import torch
 import torch.distributed
 from torch import Tensor
+
+from pipeline.config import Optimization
+from pipeline.rows import PackedRows
+from pipeline.training_data import EpochPlan, Packed, ShardRows
 from vae_model.config import NetworkConfig
 from vae_model.elbo import LossTerms, Objective, autocast, warm_up
 from vae_model.layout import FeatureLayout
 from vae_model.network import VAE
 from vae_model.weights import from_bytes, optimizer_from_tensors, optimizer_to_tensors, to_bytes
 
-from pipeline.config import Optimization
-from pipeline.rows import PackedRows
-from pipeline.training_data import EpochPlan, Packed, ShardRows
-
-WEIGHTS, BEST, OPTIMIZER, STATE = "weights.safetensors", "best.safetensors", "optimizer.safetensors", "state.json"
+WEIGHTS, BEST, OPTIMIZER, STATE = (
+    "weights.safetensors",
+    "best.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+)
 _VALIDATION_ROWS = 4096
 
 
@@ -160,7 +165,11 @@ class TrainingRun:
         else:
             high, low = (1.0, 0.3) if self.state.phase == 1 else (0.3, 0.01)
         ramp = min(1.0, 0.05 + progress * 50) if self.state.phase == 1 else 1.0
-        return self.options.learning_rate * ramp * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return (
+            self.options.learning_rate
+            * ramp
+            * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
 
     def _generator(self, purpose: int, epoch: int) -> torch.Generator:
         generator = torch.Generator(device=self.device)
@@ -179,7 +188,7 @@ class TrainingRun:
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(self.device):
                 terms: LossTerms = self.model(self._tensor(packed), self._objective(position), generator)
-            (terms.loss * scale).backward()
+            torch.autograd.backward(terms.loss * scale)
             norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.options.clip_norm)
             if not bool(torch.isfinite(norm)):
                 self._stop_non_finite(step, terms)

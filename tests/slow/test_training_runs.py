@@ -1,0 +1,154 @@
+"""Is training the same whatever happens to its workers?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import Command
+
+pytestmark = pytest.mark.slow
+
+
+def write_correlated(folder: Path, rows: int = 20_000) -> Path:
+    """Eight columns that depend on two hidden numbers."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(rows, 2))
+    mixed = np.tanh(hidden @ rng.normal(size=(2, 8))) + 0.05 * rng.normal(size=(rows, 8))
+    folder.mkdir()
+    table = pa.table({f"c{i}": mixed[:, i] for i in range(8)})
+    pq.write_table(table, folder / "rows.parquet", row_group_size=5000)
+    return folder
+
+
+def bits(figures: dict[str, Any]) -> float:
+    return float(figures["minus_elbo_bits_per_row"])
+
+
+def test_do_two_workers_learn_what_one_learns(shared_data: Path, tmp_path: Path, parvae: Command) -> None:
+    source = shared_data / "shuttle.parquet"
+    argv = ["train", source, "--passthrough", "target", "--latent", 4, "--epochs", 8]
+    argv += ["--set", "training.batch_size=512"]
+    one = parvae(*argv, "--model", tmp_path / "one", "--workers", 1)
+    two = parvae(*argv, "--model", tmp_path / "two", "--workers", 2)
+    assert bits(two) == pytest.approx(bits(one), rel=0.02)
+
+
+def test_does_the_same_seed_give_the_same_model(tmp_path: Path, parvae: Command) -> None:
+    data = write_correlated(tmp_path / "data", 3000)
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        parvae("train", data, "--model", tmp_path / name, "--epochs", 3, "--seed", seed, "--latent", 2)
+    weights = {name: (tmp_path / name / "weights.safetensors").read_bytes() for name in "abc"}
+    assert weights["a"] == weights["b"]
+    assert weights["a"] != weights["c"]
+
+
+def test_does_training_survive_a_killed_worker(tmp_path: Path, parvae: Command) -> None:
+    data = write_correlated(tmp_path / "data")
+    argv = ["train", data, "--epochs", 24, "--latent", 2, "--set", "training.checkpoint_seconds=0"]
+    argv += ["--set", "training.batch_size=256"]
+    undisturbed = parvae(*argv, "--model", tmp_path / "calm")
+    killed: list[int] = []
+
+    def kill_worker() -> None:
+        run = tmp_path / "disturbed" / "_train"
+        wait_until(lambda: len(list(run.glob("checkpoint*"))) > 0)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
+
+    thread = threading.Thread(target=kill_worker, daemon=True)
+    thread.start()
+    disturbed = parvae(*argv, "--model", tmp_path / "disturbed")
+    thread.join(5)
+    assert killed
+    assert bits(disturbed) == pytest.approx(bits(undisturbed), rel=0.02)
+    assert disturbed["epochs"] == undisturbed["epochs"]
+
+
+def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
+    data, model = write_correlated(tmp_path / "data"), tmp_path / "model"
+    argv = [sys.executable, "-m", "jobs.train", data, "--model", model, "--epochs", 30, "--latent", 2]
+    argv += ["--set", "training.checkpoint_seconds=0", "--set", "training.batch_size=256"]
+    words = [str(word) for word in argv]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    first = subprocess.Popen(words, start_new_session=True, env=environment)
+    wait_until(lambda: len(list((model / "_train").glob("checkpoint*"))) > 0)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (model / "bundle.json").exists()
+    encode = [
+        sys.executable,
+        "-m",
+        "jobs.encode",
+        str(data),
+        "--model",
+        str(model),
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    refused = subprocess.run(encode, capture_output=True, text=True, env=environment)
+    assert refused.returncode == 2
+    assert "has not finished" in refused.stderr
+    other = subprocess.run([*words, "--seed", "3"], capture_output=True, text=True, env=environment)
+    assert other.returncode == 2
+    assert "--overwrite" in other.stderr
+    second = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert second.returncode == 0, second.stderr
+    assert "continuing the unfinished run" in second.stderr
+    assert "epoch 1 of 30" not in second.stderr
+    figures = json.loads(second.stdout.splitlines()[-1])
+    assert figures["epochs"] >= 2
+    assert not (model / "_train").exists()
+
+
+def test_is_a_loss_that_is_not_finite_named(
+    tmp_path: Path, parvae: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.cli import main
+
+    data = write_correlated(tmp_path / "data", 3000)
+    argv = [
+        "train",
+        str(data),
+        "--model",
+        str(tmp_path / "m"),
+        "--epochs",
+        "3",
+        "--set",
+        "training.learning_rate=1e30",
+    ]
+    assert main(argv) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert not (tmp_path / "m" / "bundle.json").exists()
+
+
+def test_are_tensorboard_events_written_on_request(tmp_path: Path, parvae: Command) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = write_correlated(tmp_path / "data", 2000)
+    parvae("train", data, "--model", tmp_path / "m", "--epochs", 3, "--tensorboard", tmp_path / "tb")
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert len(events.Scalars("minus_elbo_bits")) == 3
+
+
+def wait_until(holds: Any, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
