@@ -177,13 +177,13 @@ class Archive:
             if hashlib.sha256(data).hexdigest() != manifest["parts_sha256"]:
                 raise ArchiveError(f"{location}/{PARTS_FILE} does not match the manifest; restore it")
             parts = records_from_table(pq.read_table(io.BytesIO(data)))
+            _check_records(location, parts)
             plan = read_plan(location)
             rows = manifest["rows"]
             if plan.fingerprint != manifest["plan"]:
                 raise ArchiveError(f"{location}/{PLAN_FILE} does not match the manifest; restore it")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise ArchiveError(f"{location} is damaged: {error!r}; restore it or encode again") from error
-        _check_records(location, parts)
         if sum(part.rows for part in parts) != rows:
             raise ArchiveError(
                 f"{location}: the parts have not the {rows} rows of the manifest; encode again"
