@@ -124,7 +124,7 @@ def load_config(
     try:
         data = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+        raise ConfigError(f"{where} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} must hold keys and values, e.g. `training: {{epochs: 5}}`")
     for key, value in settings.items():
@@ -149,7 +149,11 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {_one_line(error)}") from error
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
 
 
 def _assign(data: dict[str, Any], key: str, value: Any) -> None:

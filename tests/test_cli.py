@@ -1,0 +1,399 @@
+"""Is bad usage and bad input refused before any work: exit 2, one clear line, nothing written, no Ray?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import COMMANDS, main, run
+from jobs.inspect import format_table
+from pipeline.archive import PARTS_FOLDER, PartRecord, Plan, part_name, write_manifest, write_plan
+from pipeline.bundle import Bundle, schema_to_text
+from pipeline.dataset import WorkUnit, open_dataset
+from pipeline.encode import make_plan
+from pipeline.parts import PartWriter
+from pipeline.storage import Location
+from tests.small import tiny_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+Refuse = Callable[..., str]
+
+
+def table(rows: int = 30) -> pa.Table:
+    words = np.random.default_rng(0).choice(["a", "b"], rows)
+    return pa.table({"x": np.linspace(0, 1, rows), "word, comma": words, "label": range(rows)})
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle(table())
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A dataset of one file."""
+    (tmp_path / "data").mkdir()
+    pq.write_table(table(), tmp_path / "data" / "a.parquet")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(tmp_path: Path, bundle: Bundle) -> Path:
+    """A model of the dataset."""
+    bundle.save(Location(str(tmp_path / "model")))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, data: Path, bundle: Bundle) -> Path:
+    """A finished archive of the dataset (its latents are made up)."""
+    out = Location(str(tmp_path / "archive"))
+    dataset = open_dataset(Location(str(data)))
+    plan, (unit,) = make_plan(dataset, bundle), dataset.units()
+    write_plan(out, plan, bundle)
+    record = one_part(out, plan, unit, bundle)
+    write_manifest(out, plan, [record], schema_to_text(dataset.schema), dataset.size)
+    return tmp_path / "archive"
+
+
+def one_part(out: Location, plan: Plan, unit: WorkUnit, bundle: Bundle) -> PartRecord:
+    location = out.join(PARTS_FOLDER, part_name(unit))
+    with location.publishing() as spool:
+        names = bundle.rows.passthrough
+        writer = PartWriter(spool, table().schema, names, plan.columns, 3, unit.to_json(), plan.fingerprint)
+        writer.write(table().combine_chunks().to_batches()[0], np.zeros((30, 3), np.float32), {})
+        writer.close()
+    size = location.stat().size
+    fixed: dict[str, Any] = {field.name: 0 for field in dataclasses.fields(PartRecord)}
+    fixed.update(name=part_name(unit), rows=30, bytes=size, sha256="", path=unit.path, row_groups=unit.row_groups)
+    return PartRecord(**fixed)
+
+
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    found = [folder, *folder.rglob("*")]
+    return sorted((str(path), path.lstat().st_mtime_ns, path.lstat().st_size) for path in found)
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Runs a command that must be refused without Ray and without a trace; returns its one line."""
+    import ray
+
+    def started(*args: object, **kwargs: object) -> None:
+        raise AssertionError("Ray was started for a command that should have been refused")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> str:
+        before = listing(tmp_path)
+        assert main([str(word) for word in argv]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1, captured.err
+        assert captured.err.startswith(f"parvae {argv[0]}: ")
+        assert "Traceback" not in captured.err
+        assert listing(tmp_path) == before
+        return captured.err
+
+    return call
+
+
+def test_is_a_missing_dataset_refused(refuse: Refuse, tmp_path: Path, model: Path, archive: Path) -> None:
+    gone = tmp_path / "gone"
+    for argv in (
+        ("train", gone, "--model", tmp_path / "m"),
+        ("encode", gone, "--model", model, "--out", tmp_path / "o"),
+        ("evaluate", gone, archive),
+        ("inspect", gone),
+    ):
+        assert f"{gone} does not exist" in refuse(*argv)
+
+
+def test_is_an_empty_or_damaged_dataset_refused(refuse: Refuse, tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    commands = (("train", folder, "--model", "m"), ("encode", folder, "--model", model, "--out", "o"))
+    for argv in commands:
+        assert "holds no Parquet file" in refuse(*argv)
+    pq.write_table(table(), folder / "a.parquet")
+    whole = (folder / "a.parquet").read_bytes()
+    (folder / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    for argv in commands:
+        assert "b.parquet is not a readable Parquet file" in refuse(*argv)
+    pq.write_table(table().drop_columns(["x"]), folder / "b.parquet")
+    for argv in commands:
+        assert "b.parquet against a.parquet: columns missing: ['x']" in refuse(*argv)
+
+
+def test_is_a_dataset_without_rows_refused_by_train(refuse: Refuse, data: Path) -> None:
+    pq.write_table(table(0).cast(table().schema), data / "a.parquet")
+    assert "no rows" in refuse("train", data, "--model", "m")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--passthrough", "nowhere"], "--passthrough names the column 'nowhere', the dataset has 'x', 'word, comma'"),
+        (["--passthrough", "word", "--passthrough", "comma"], "names the column 'word'"),
+        (["--set", "columns.y.kind=numeric"], "columns names the column 'y'"),
+        (["--set", "columns.x.kind=numeric", "--passthrough", "x"], "the configuration makes it numeric"),
+        (["--set", "nonsense"], "expected KEY=VALUE"),
+        (["--set", "training.epoch=1"], "there is no key 'training.epoch'"),
+        (["--set", "training.epochs=[1"], "not valid YAML"),
+        (["--set", "network.latent_dim=0"], "latent_dim is 0"),
+        (["--seed", "-1"], "seed = -1"),
+        (["--config", "gone.yaml"], "--config gone.yaml does not exist"),
+        (["--config", "binary.yaml"], "no UTF-8 text"),
+        (["--config", "broken.yaml"], "broken.yaml is not valid YAML"),
+        (["--config", "key.yaml"], "key.yaml: there is no key 'epochs'"),
+        (["--model", "nosuch://x"], "--model 'nosuch://x' cannot be opened"),
+        (["--model", ""], "--model is empty"),
+    ],
+)
+def test_is_bad_configuration_refused(
+    refuse: Refuse, tmp_path: Path, data: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "broken.yaml").write_text("a: [\n  b: {\n")
+    (tmp_path / "key.yaml").write_text("epochs: 3\n")
+    assert message in refuse("train", data, "--model", tmp_path / "m", *arguments)
+
+
+def test_is_an_output_that_overlaps_an_input_refused(
+    refuse: Refuse, tmp_path: Path, data: Path, model: Path, archive: Path
+) -> None:
+    (tmp_path / "link").symlink_to(data)
+    for out in (data, data / "below", tmp_path, tmp_path / "link" / "x"):
+        assert "overlaps DATA" in refuse("train", data, "--model", out)
+        assert "overlaps" in refuse("encode", data, "--model", model, "--out", out)
+    assert "overlaps --model" in refuse("encode", data, "--model", model, "--out", model / "x")
+    for out in (archive, archive / "below", tmp_path):
+        assert "overlaps ARCHIVE" in refuse("decode", archive, "--out", out)
+
+
+def test_is_an_output_that_holds_something_else_refused(
+    refuse: Refuse, tmp_path: Path, data: Path, model: Path, archive: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    for extra in ((), ("--overwrite",)):
+        assert "no model" in refuse("train", data, "--model", other, *extra)
+        assert "no archive" in refuse("encode", data, "--model", model, "--out", other, *extra)
+        assert "not empty" in refuse("decode", archive, "--out", other, *extra)
+    assert "holds a model already" in refuse("train", data, "--model", model)
+    assert "holds an archive already" in refuse("encode", data, "--model", model, "--out", archive)
+    assert "no archive" in refuse("encode", data, "--model", model, "--out", other / "thesis.tex")
+
+
+def test_is_the_unfinished_work_of_others_refused(
+    refuse: Refuse, tmp_path: Path, data: Path, model: Path, archive: Path, bundle: Bundle
+) -> None:
+    half, decoding, training = tmp_path / "half", tmp_path / "decoding", tmp_path / "training"
+    plan = dataclasses.replace(make_plan(open_dataset(Location(str(data))), bundle), dataset="0" * 64)
+    write_plan(Location(str(half)), plan, bundle)
+    assert "unfinished archive of other data" in refuse("encode", data, "--model", model, "--out", half)
+    decoding.mkdir()
+    for text in (json.dumps({"plan": "other", "columns": None}), "{"):
+        (decoding / "_decoding.json").write_text(text)
+        assert "unfinished decode of another archive" in refuse("decode", archive, "--out", decoding)
+    Location(str(training)).join("_train", "run.json").write_json({"run": "other"})
+    assert "unfinished run on other data" in refuse("train", data, "--model", training)
+
+
+def test_is_a_missing_or_unfinished_model_refused(refuse: Refuse, tmp_path: Path, data: Path, model: Path) -> None:
+    assert "parvae train" in refuse("encode", data, "--model", tmp_path / "gone", "--out", "o")
+    assert "training has not finished" in refuse("encode", data, "--model", data.parent, "--out", "/nowhere/o")
+    (model / "weights.safetensors").write_bytes(b"short")
+    assert "fingerprint does not match" in refuse("encode", data, "--model", model, "--out", "o")
+
+
+def test_is_a_dataset_of_another_schema_refused(refuse: Refuse, data: Path, model: Path, archive: Path) -> None:
+    pq.write_table(table().rename_columns(["y", "word, comma", "label"]), data / "a.parquet")
+    assert "lacks the column 'x'" in refuse("encode", data, "--model", model, "--out", "o")
+    assert "lacks the column 'x'" in refuse("evaluate", data, archive)
+
+
+def test_is_a_dataset_that_is_not_the_archives_refused(refuse: Refuse, data: Path, archive: Path) -> None:
+    pq.write_table(table(), data / "b.parquet")
+    assert "has the file 'b.parquet', which is not in" in refuse("evaluate", data, archive)
+    (data / "b.parquet").unlink()
+    pq.write_table(table(31), data / "a.parquet")
+    assert "has 31 rows in 1 row groups" in refuse("evaluate", data, archive)
+
+
+def test_is_a_missing_or_damaged_archive_refused(refuse: Refuse, tmp_path: Path, data: Path, archive: Path) -> None:
+    for command in (("decode", "{}", "--out", "o"), ("evaluate", data, "{}")):
+        for path, message in ((tmp_path / "gone", "does not exist"), (data, "is no parvae archive")):
+            assert message in refuse(*(path if word == "{}" else word for word in command))
+    (archive / "_manifest.json").write_text("{}")
+    assert "_manifest.json is damaged" in refuse("decode", archive, "--out", "o")
+    (archive / "_manifest.json").unlink()
+    assert "not encoded to the end" in refuse("decode", archive, "--out", "o")
+    assert "not encoded to the end" in refuse("inspect", archive)
+
+
+def test_is_a_column_that_does_not_exist_refused_by_decode(refuse: Refuse, archive: Path) -> None:
+    argv = ("decode", archive, "--out", "o", "--columns", "x", "--columns", "word")
+    assert "--columns names 'word', the archive has 'x', 'word, comma', 'label'" in refuse(*argv)
+
+
+def test_is_a_relative_path_in_a_submitted_job_refused(
+    refuse: Refuse, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "--model is the relative path 'm'" in refuse("train", data, "--model", "m")
+    assert "DATA is the relative path 'data'" in refuse("encode", "data", "--model", "/m", "--out", "/o")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "d"], "required: --model"),
+        (["train", "d", "--model", "m", "--workers", "0"], "'0' is no whole number from 1 up"),
+        (["train", "d", "--model", "m", "--latent", "x"], "'x' is no whole number"),
+        (["train", "d", "--model", "m", "--error", "0.5"], "invalid choice: '0.5'"),
+        (["train", "d", "--model", "m", "--epoch", "1"], "unrecognized arguments: --epoch"),
+        (["encode", "d", "--model", "m"], "required: --out"),
+        (["decode"], "required"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+    ],
+)
+def test_is_bad_usage_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("usage: parvae")
+
+
+def test_does_parvae_without_a_command_show_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_has_every_command_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: parvae {command}")
+
+
+def test_does_a_module_run_as_the_command_does(data: Path) -> None:
+    argv = [sys.executable, "-m", "jobs.inspect", str(data)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["command"] == "inspect"
+
+
+def inspect(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
+    assert main(["inspect", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    *lines, last = captured.out.splitlines()
+    return "\n".join(lines), json.loads(last)
+
+
+def test_does_inspect_explain_a_dataset(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, figures = inspect(data, capsys)
+    assert figures["command"] == "inspect"
+    assert figures["what"] == "dataset"
+    assert (figures["rows"], figures["files"], figures["columns"]) == (30, 1, 3)
+    assert figures["bytes"] == (data / "a.parquet").stat().st_size
+    assert "columns, judged by all rows" in text
+    for name, kind in (("x", "numeric"), ("word, comma", "categorical"), ("label", "numeric")):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
+        assert kind in line
+
+
+def test_does_inspect_explain_odd_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = {
+        "empty": table(0).cast(table().schema),
+        "null": pa.table({"n": pa.nulls(3), "f": pa.nulls(3, pa.float32()), "s": pa.nulls(3, pa.string())}),
+        "nested": pa.table({"a": [{"b": [1]}], "m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8()))}),
+        "infinite": pa.table({"x": [np.inf, -np.inf, np.nan], "y": [1.7e308, -1.7e308, 0.0]}),
+    }
+    for name, content in odd.items():
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(content, path)
+        text, figures = inspect(path, capsys)
+        assert figures["rows"] == content.num_rows
+        assert all(column in text for column in content.column_names)
+
+
+def test_does_inspect_explain_a_model(model: Path, capsys: pytest.CaptureFixture[str], bundle: Bundle) -> None:
+    text, figures = inspect(model, capsys)
+    assert figures["what"] == "model"
+    assert figures["fingerprint"] == bundle.fingerprint[:16]
+    assert (figures["latent_dim"], figures["trained_on_rows"]) == (3, 30)
+    assert figures["bytes"] == sum(path.stat().st_size for path in model.iterdir())
+    assert "word, comma" in text
+
+
+def test_does_inspect_explain_an_archive(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, figures = inspect(archive, capsys)
+    assert figures["what"] == "archive"
+    assert (figures["rows"], figures["parts"], figures["files"]) == (30, 1, 1)
+    assert figures["ratio"] == figures["bytes_in"] / figures["bytes_out"]
+    assert "latents" in text
+
+
+def test_is_a_table_aligned_with_numbers_to_the_right() -> None:
+    rows = [{"name": "a", "n": 1_234_567, "f": 0.5}, {"name": "longer", "n": 1, "f": 12.0}]
+    assert format_table(rows).splitlines() == [
+        "name            n    f",
+        "------  ---------  ---",
+        "a       1,234,567  0.5",
+        "longer          1   12",
+    ]
+    assert format_table([]) == "(nothing)"
+
+
+def test_is_an_error_of_the_system_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def job(_: Namespace) -> dict[str, Any]:
+        return {"text": (tmp_path / "gone").read_text()}
+
+    assert run(job, Namespace(command="inspect", log_json=False)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("parvae inspect: FileNotFoundError: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_is_a_folder_without_rights_told_in_one_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "a.parquet").chmod(0)
+    assert main(["inspect", str(data)]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_are_logs_json_lines_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    def job(_: Namespace) -> dict[str, Any]:
+        logging.getLogger("pipeline.encode").info("half of %d", 10)
+        return {"rows": 1}
+
+    assert run(job, Namespace(command="encode", log_json=True)) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.err)["message"] == "half of 10"
+    assert json.loads(captured.out) == {"command": "encode", "rows": 1}
+    assert run(job, Namespace(command="encode", log_json=False)) == 0
+    assert capsys.readouterr().err.endswith(" half of 10\n")
