@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# More arguments for installing torch, e.g. --index-url https://download.pytorch.org/whl/cpu
+PIP_TORCH ?=
 BIN = .venv/bin
 
 .PHONY: venv demo test test-slow lint clean
@@ -7,7 +9,7 @@ venv: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_TORCH) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch .venv/ready
 

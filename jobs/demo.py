@@ -112,18 +112,12 @@ def _accuracy(features: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> floa
     return float(cross_val_score(model, features, labels, cv=FOLDS).mean())
 
 
-def _show(
-    out: Location, quality: dict[str, Any], accuracy: dict[str, float], latents: int, pixels: int
-) -> None:
+def _show(out: Location, quality: dict[str, Any], accuracy: dict[str, float], latents: int, pixels: int) -> None:
     image = quality["columns"]["image"]
     size = [
         {"what": "Parquet dataset", "bytes": quality["bytes_in"]},
         {"what": "archive, everything", "bytes": quality["bytes_out"]},
-        *(
-            {"what": f"  {name}", "bytes": n}
-            for name, n in quality["bytes_by_part"].items()
-            if name != "total"
-        ),
+        *({"what": f"  {name}", "bytes": n} for name, n in quality["bytes_by_part"].items() if name != "total"),
     ]
     model = [
         {"what": "-ELBO, bits a row", "figure": quality["minus_elbo_bits_per_row"]},

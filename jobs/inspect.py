@@ -38,9 +38,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
 
 def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
     parts = zip(cells, widths, right, strict=True)
-    return "  ".join(
-        cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in parts
-    ).rstrip()
+    return "  ".join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in parts).rstrip()
 
 
 def _text(value: Any) -> str:

@@ -21,15 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--error", choices=["none"], default="none", help="error bound; none: latents only")
     parser.add_argument("--latent", type=positive, metavar="N", help="number of latents (default: 16)")
-    parser.add_argument(
-        "--epochs", type=positive, metavar="N", help="passes over the data (default: by its size)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=None, metavar="N", help="seed of all random draws (default: 0)"
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file: passthrough, columns, network, training, seed"
-    )
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the data (default: by its size)")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of all random draws (default: 0)")
+    parser.add_argument("--config", metavar="FILE", help="YAML file: passthrough, columns, network, training, seed")
     parser.add_argument(
         "--set",
         action="append",

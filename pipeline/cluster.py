@@ -159,9 +159,7 @@ def run_units(
     except ray.exceptions.RayError as error:
         raise JobError(f"a Ray task failed: {error}") from error
     if answered != len(items):
-        raise JobError(
-            f"{len(items) - answered} of {len(items)} work units gave no answer; run the job again"
-        )
+        raise JobError(f"{len(items) - answered} of {len(items)} work units gave no answer; run the job again")
 
 
 class _UnitActor:

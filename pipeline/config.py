@@ -107,9 +107,7 @@ class TrainConfig:
         return dict(pydantic.TypeAdapter(TrainConfig).dump_python(self, mode="json"))
 
 
-def load_config(
-    text: str, where: str, settings: Mapping[str, Any], passthrough: Sequence[str] = ()
-) -> TrainConfig:
+def load_config(text: str, where: str, settings: Mapping[str, Any], passthrough: Sequence[str] = ()) -> TrainConfig:
     """Reads a configuration.
 
     Args:
@@ -188,7 +186,8 @@ def _explain(error: pydantic.ValidationError, where: str) -> str:
 
 
 def _known_keys(path: list[str]) -> list[str]:
-    groups: dict[str, Any] = {"network": NetworkConfig, "training": Optimization, "columns": ColumnOptions, "defaults": ColumnOptions}
+    groups: dict[str, Any] = {"network": NetworkConfig, "training": Optimization}
+    groups |= dict.fromkeys(("columns", "defaults"), ColumnOptions)
     owner = groups.get(path[0], TrainConfig) if path else TrainConfig
     return [item.name for item in dataclasses.fields(owner)]
 

@@ -64,9 +64,7 @@ def evaluate(
         }
         progress = Progress("evaluate", len(opened.parts))
         total = _Sums(bundle)
-        for result in run_units(
-            [asdict(part) for part in opened.parts], PartEvaluator, arguments, cluster, count, gpu
-        ):
+        for result in run_units([asdict(part) for part in opened.parts], PartEvaluator, arguments, cluster, count, gpu):
             total.add(result)
             progress.advance(result["rows"])
     return {**_sizes(dataset, opened), **total.summary(), "seconds": time.monotonic() - started}
@@ -195,9 +193,7 @@ def _check_same_files(dataset: Dataset, archive: Archive) -> None:
     for file in dataset.files:
         groups = tuple(rows for part in stored.get(file.path, []) for rows in part.row_groups)
         if file.path not in stored:
-            raise DatasetError(
-                f"{dataset.location} has the file {file.path!r}, which is not in {archive.location}"
-            )
+            raise DatasetError(f"{dataset.location} has the file {file.path!r}, which is not in {archive.location}")
         if groups != file.row_groups:
             raise DatasetError(
                 f"{dataset.root}/{file.path} has {file.rows} rows in {len(file.row_groups)} row groups, the archive "

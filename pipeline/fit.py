@@ -92,10 +92,7 @@ def fit_columns(
         "sample": sample,
         "block_rows": dataset.block_rows,
     }
-    merged = {
-        field.name: ColumnStats.empty(field, options[field.name], sample_size=sample)
-        for field in dataset.schema
-    }
+    merged = {field.name: ColumnStats.empty(field, options[field.name], sample_size=sample) for field in dataset.schema}
     progress = Progress("statistics", len(units))
     items = [unit.to_json() for unit in units]
     for result in run_units(items, UnitObserver, arguments, cluster, workers):

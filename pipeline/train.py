@@ -20,6 +20,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from pipeline.bundle import BUNDLE_FILE, WEIGHTS_FILE, Bundle, schema_to_text
+from pipeline.checkpoints import WEIGHTS, read_state
 from pipeline.cluster import Cluster, connected
 from pipeline.config import Optimization, TrainConfig
 from pipeline.dataset import Dataset, open_dataset
@@ -30,7 +31,7 @@ from pipeline.rows import PackedRows
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
 from pipeline.storage import Location, check_output
 from pipeline.training_data import EpochPlan, PackUnits
-from pipeline.training_loop import STATE, WEIGHTS, LoopSettings, train_worker
+from pipeline.training_loop import LoopSettings, train_worker
 
 LOG = logging.getLogger(__name__)
 RUN_FOLDER = "_train"
@@ -107,9 +108,7 @@ def train(
     return TrainResult(bundle, dataset.rows, seconds, fitted.explanations)
 
 
-def epoch_plan(
-    rows: int, row_bytes: int, options: Optimization, workers: int, seed: int
-) -> tuple[EpochPlan, int]:
+def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, seed: int) -> tuple[EpochPlan, int]:
     """Steps, batch and number of epochs for so many training rows.
 
     Returns:
@@ -136,9 +135,7 @@ def _fit_network(
     fraction = config.training.validation_fraction if dataset.rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
     units = dataset.units()
     kept = sum(int(np.count_nonzero(held_out(config.seed, unit, fraction))) for unit in units)
-    plan, epochs = epoch_plan(
-        dataset.rows - kept, PackedRows(layout).row_bytes, config.training, workers, config.seed
-    )
+    plan, epochs = epoch_plan(dataset.rows - kept, PackedRows(layout).row_bytes, config.training, workers, config.seed)
     LOG.info(
         "training on %s rows, %s held out; %d epochs of %d steps of %d rows, %d latents",
         f"{dataset.rows - kept:,}",
@@ -189,8 +186,7 @@ def _fit_network(
     with result.checkpoint.as_directory() as folder:
         with open(os.path.join(folder, WEIGHTS), "rb") as stream:
             weights = stream.read()
-        with open(os.path.join(folder, STATE)) as text:
-            history = json.load(text)["history"]
+        history = read_state(folder).history
     return weights, history
 
 
@@ -233,9 +229,7 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
     if overwrite:
         return
     if model.join(BUNDLE_FILE).exists():
-        raise OutputError(
-            f"--model {model} holds a model already; choose another folder, or give --overwrite"
-        )
+        raise OutputError(f"--model {model} holds a model already; choose another folder, or give --overwrite")
     if record.read_json()["run"] != run:
         raise OutputError(
             f"--model {model} holds an unfinished run on other data or with another configuration; choose another "

@@ -2,18 +2,16 @@
 
 Phase 1 draws z from the Gaussian posterior. Phase 2 ("rounding") fixes the latent grid and trains on the noise
 that rounding to it makes. A phase ends after its epochs or when the validation ELBO has stopped rising; the
-best weights of the last phase are the model. Everything that a rerun needs is in the checkpoint, as
-safetensors and JSON.
+best weights of the last phase are the model. A run too short for two phases takes the grid without training on
+its noise.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from pipeline.checkpoints import LoopState, load_checkpoint, save_checkpoint
 from pipeline.config import Optimization
 from pipeline.rows import PackedRows
 from pipeline.training_data import EpochPlan, Packed, ShardRows
@@ -30,14 +29,10 @@ from vae_model.config import NetworkConfig
 from vae_model.elbo import LossTerms, Objective, autocast, warm_up
 from vae_model.layout import FeatureLayout
 from vae_model.network import VAE
-from vae_model.weights import from_bytes, optimizer_from_tensors, optimizer_to_tensors, to_bytes
+from vae_model.weights import from_bytes, to_bytes
 
-WEIGHTS, BEST, OPTIMIZER, STATE = (
-    "weights.safetensors",
-    "best.safetensors",
-    "optimizer.safetensors",
-    "state.json",
-)
+ACTIVE_KL = 0.01
+"""Mean KL in nats above which a latent counts as active."""
 _VALIDATION_ROWS = 4096
 
 
@@ -69,30 +64,42 @@ class LoopSettings:
 
 
 @dataclass
-class LoopState:
-    """Where training stands; the JSON half of a checkpoint."""
-
-    epoch: int = 0
-    phase: int = 1
-    phase_epoch: int = 0
-    best: float = math.inf
-    stale: int = 0
-    done: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
 class Totals:
-    """Sums over the batches of an epoch, to be reduced over workers: nats and rows."""
+    """Sums over the rows of an epoch, in nats; workers add theirs up.
 
-    sums: Tensor
-    rows: float = 0.0
+    Attributes:
+        rows: Rows.
+        reconstruction: E_q[log p(x|z)].
+        kl_Z: KL by latent.
+        sigma_Z: Posterior standard deviations.
+    """
 
-    def add(self, terms: LossTerms, rows: int) -> None:
+    rows: Tensor
+    reconstruction: Tensor
+    kl_Z: Tensor
+    sigma_Z: Tensor
+
+    @classmethod
+    def empty(cls, latents: int, device: torch.device) -> Totals:
+        """Sums over no rows."""
+        return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in (1, 1, latents, latents)))
+
+    def add(self, terms: LossTerms, rows: int, sigma_BZ: Tensor | None = None) -> None:
         """Adds one batch of `rows` rows."""
-        parts = [terms.reconstruction[None], terms.kl[None], terms.loss[None], terms.kl_Z, terms.log_prob_S]
-        self.sums += rows * torch.cat([part.detach().double() for part in parts])
         self.rows += rows
+        self.reconstruction += rows * terms.reconstruction.detach().double()
+        self.kl_Z += rows * terms.kl_Z.detach().double()
+        if sigma_BZ is not None:
+            self.sigma_Z += sigma_BZ.double().sum(0)
+
+    def reduce(self) -> None:
+        """Adds up the sums of all workers."""
+        for part in (self.rows, self.reconstruction, self.kl_Z, self.sigma_Z):
+            torch.distributed.all_reduce(part)
+
+    def per_row(self) -> tuple[float, float]:
+        """Reconstruction and KL, in nats a row."""
+        return float(self.reconstruction / self.rows), float(self.kl_Z.sum() / self.rows)
 
 
 class TrainingRun:
@@ -115,22 +122,26 @@ class TrainingRun:
         self.best_weights = b""
         self.state = LoopState()
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.options.learning_rate)
-        self._restore()
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                self.best_weights, self.state = load_checkpoint(folder, self.vae, self.optimizer)
         self.model = self.vae
         if self.world > 1:
             self.model = ray.train.torch.prepare_model(
                 self.vae, move_to_device=False, parallel_strategy_kwargs={"find_unused_parameters": True}
             )
-        self.rows = ShardRows(
-            ray.train.get_dataset_shard("rows"), settings.plan, settings.validate_on_training
-        )
+        self.rows = ShardRows(ray.train.get_dataset_shard("rows"), settings.plan, settings.validate_on_training)
         self._checkpoint_time = time.monotonic()
 
     @property
     def phases(self) -> int:
         """How many phases there are."""
-        rounds = self.options.rounding and not self.vae.config.autoencoder
-        return 2 if rounds else 1
+        return 2 if self._rounds and self.settings.epochs >= 2 else 1
+
+    @property
+    def _rounds(self) -> bool:
+        return self.options.rounding and not self.vae.config.autoencoder
 
     def phase_epochs(self, phase: int) -> int:
         """Epochs that a phase may take."""
@@ -165,11 +176,7 @@ class TrainingRun:
         else:
             high, low = (1.0, 0.3) if self.state.phase == 1 else (0.3, 0.01)
         ramp = min(1.0, 0.05 + progress * 50) if self.state.phase == 1 else 1.0
-        return (
-            self.options.learning_rate
-            * ramp
-            * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-        )
+        return self.options.learning_rate * ramp * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _generator(self, purpose: int, epoch: int) -> torch.Generator:
         generator = torch.Generator(device=self.device)
@@ -178,7 +185,7 @@ class TrainingRun:
 
     def _train_epoch(self) -> Totals | None:
         self.model.train()
-        totals, generator = self._empty_totals(), self._generator(0, self.state.epoch)
+        totals, generator = self._empty(), self._generator(0, self.state.epoch)
         steps, epochs = self.settings.plan.steps, self.phase_epochs(self.state.phase)
         scale = 1.0 / self.vae.layout.n_symbols
         for step, packed in enumerate(self.rows.epoch(self.state.epoch)):
@@ -200,29 +207,23 @@ class TrainingRun:
     @torch.no_grad()
     def _validate(self) -> Totals:
         self.model.eval()
-        totals = self._empty_totals(extra=self.vae.config.latent_dim)
-        generator = self._generator(1, 0)
+        totals, generator = self._empty(), self._generator(1, 0)
         objective = Objective(noise="gaussian" if self.state.phase == 1 else "uniform")
         if self.vae.config.autoencoder:
             objective = Objective(beta=0.0, noise="none")
-        width = self._empty_totals().sums.numel()
         for start in range(0, len(self.rows.validation), _VALIDATION_ROWS):
             bins_BD = self._tensor(self.rows.validation[start : start + _VALIDATION_ROWS])
             with autocast(self.device):
                 terms = self.vae(bins_BD, objective, generator)
-                sigma_Z = self.vae.encode(bins_BD).sigma_BZ.double().sum(0)
-            part = Totals(totals.sums[:width])
-            part.add(terms, len(bins_BD))
-            totals.sums[width:] += sigma_Z
-            totals.rows += len(bins_BD)
+                sigma_BZ = self.vae.encode(bins_BD).sigma_BZ
+            totals.add(terms, len(bins_BD), sigma_BZ)
         return self._reduced(totals)
 
     def _advance(self, validation: Totals) -> None:
-        """Keeps the best weights, ends a phase, fixes the latent grid between the two."""
+        """Keeps the best weights; at the end of a phase goes back to them, and fixes the latent grid."""
         state = self.state
-        score = float(validation.sums[1] - validation.sums[0]) / validation.rows
-        if self.vae.config.autoencoder:
-            score = -float(validation.sums[0]) / validation.rows
+        reconstruction, kl = validation.per_row()
+        score = kl - reconstruction
         if score < state.best - 1e-4 * abs(score):
             state.best, state.stale = score, 0
             self.best_weights = to_bytes(self.vae)
@@ -233,28 +234,26 @@ class TrainingRun:
         if state.phase_epoch < self.phase_epochs(state.phase) and state.stale < self.options.patience:
             return
         self.vae.load_state_dict(from_bytes(self.best_weights).state_dict())
+        if state.phase == 1 and self._rounds:
+            best = self._validate()
+            self.vae.set_latent_grid((best.sigma_Z / best.rows).float(), (best.kl_Z / best.rows).float())
         if state.phase == self.phases:
             state.done = True
-            return
-        spans = len(self.vae.layout.spans)
-        latents = self.vae.config.latent_dim
-        kl_Z = validation.sums[3 : 3 + latents] / validation.rows
-        sigma_Z = validation.sums[3 + latents + spans :] / validation.rows
-        self.vae.set_latent_grid(sigma_Z.float(), kl_Z.float())
-        self.state = LoopState(state.epoch, state.phase + 1, history=state.history)
+            self.best_weights = to_bytes(self.vae)
+        else:
+            self.state = LoopState(state.epoch, state.phase + 1, history=state.history)
 
     def _record(self, training: Totals, validation: Totals, seconds: float) -> None:
-        latents, bits = self.vae.config.latent_dim, 1 / (validation.rows * math.log(2))
-        kl_Z = validation.sums[3 : 3 + latents] / validation.rows
+        (reconstruction, kl), (seen_reconstruction, seen_kl) = validation.per_row(), training.per_row()
         entry = {
             "epoch": self.state.epoch,
             "phase": self.state.phase,
-            "minus_elbo_bits": float(validation.sums[1] - validation.sums[0]) * bits,
-            "minus_reconstruction_bits": -float(validation.sums[0]) * bits,
-            "kl_bits": float(validation.sums[1]) * bits,
-            "train_minus_elbo_bits": float(training.sums[1] - training.sums[0]) / training.rows / math.log(2),
-            "active_units": int((kl_Z > 0.01).sum()),
-            "rows_per_second": training.rows / max(seconds, 1e-9),
+            "minus_elbo_bits": (kl - reconstruction) / math.log(2),
+            "minus_reconstruction_bits": -reconstruction / math.log(2),
+            "kl_bits": kl / math.log(2),
+            "train_minus_elbo_bits": (seen_kl - seen_reconstruction) / math.log(2),
+            "active_units": int((validation.kl_Z / validation.rows > ACTIVE_KL).sum()),
+            "rows_per_second": float(training.rows) / max(seconds, 1e-9),
         }
         self.state.history.append(entry)
         if self.rank == 0 and self.settings.board is not None:
@@ -275,35 +274,8 @@ class TrainingRun:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
-            self._save(folder)
+            save_checkpoint(folder, self.vae, self.best_weights, self.optimizer, self.state)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    def _save(self, folder: str) -> None:
-        from safetensors.torch import save_file
-
-        for name, data in ((WEIGHTS, to_bytes(self.vae)), (BEST, self.best_weights)):
-            with open(os.path.join(folder, name), "wb") as stream:
-                stream.write(data)
-        save_file(optimizer_to_tensors(self.optimizer, self.vae), os.path.join(folder, OPTIMIZER))
-        with open(os.path.join(folder, STATE), "w") as text:
-            json.dump({**asdict(self.state), "best": repr(self.state.best)}, text)
-
-    def _restore(self) -> None:
-        from safetensors.torch import load_file
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as folder:
-            with open(os.path.join(folder, WEIGHTS), "rb") as stream:
-                self.vae.load_state_dict(from_bytes(stream.read()).state_dict())
-            with open(os.path.join(folder, BEST), "rb") as stream:
-                self.best_weights = stream.read()
-            tensors = load_file(os.path.join(folder, OPTIMIZER))
-            optimizer_from_tensors(self.optimizer, self.vae, tensors)
-            with open(os.path.join(folder, STATE)) as text:
-                data = json.load(text)
-        self.state = LoopState(**{**data, "best": float(data["best"])})
 
     def _stop_non_finite(self, step: int, terms: LossTerms) -> None:
         """Names the columns whose likelihood is not finite, on whichever worker they are."""
@@ -323,16 +295,13 @@ class TrainingRun:
     def _tensor(self, packed: Packed) -> Tensor:
         return torch.from_numpy(self.packing.unpack(packed)).to(self.device)
 
-    def _empty_totals(self, extra: int = 0) -> Totals:
-        size = 3 + self.vae.config.latent_dim + len(self.vae.layout.spans) + extra
-        return Totals(torch.zeros(size, dtype=torch.float64, device=self.device))
+    def _empty(self) -> Totals:
+        return Totals.empty(self.vae.config.latent_dim, self.device)
 
     def _reduced(self, totals: Totals) -> Totals:
-        if self.world == 1:
-            return totals
-        both = torch.cat([totals.sums, totals.sums.new_tensor([totals.rows])])
-        torch.distributed.all_reduce(both)
-        return Totals(both[:-1], float(both[-1]))
+        if self.world > 1:
+            totals.reduce()
+        return totals
 
 
 def train_worker(settings: dict[str, Any]) -> None:

@@ -162,8 +162,12 @@ def test_does_evaluate_count_every_row_byte_and_error(archive: dict[str, Path], 
     assert figures["minus_elbo_bits_per_row"] == pytest.approx(minus_elbo)
     columns = figures["columns"]
     assert columns["nested"]["mismatch_rate"] == columns["label"]["mismatch_rate"] == 0
-    decoded = np.concatenate([read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive["decoded"].rglob("*.parquet"))])
-    original = np.concatenate([read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive["data"].rglob("*.parquet"))])
+    decoded = np.concatenate(
+        [read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive["decoded"].rglob("*.parquet"))]
+    )
+    original = np.concatenate(
+        [read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive["data"].rglob("*.parquet"))]
+    )
     errors = np.abs(original - decoded)
     assert columns["i8"]["max_error"] == np.nanmax(errors)
     assert columns["i8"]["rms_error"] == pytest.approx(np.sqrt(np.nanmean(errors**2)))

@@ -92,9 +92,7 @@ class Decoder(nn.Module):
 
     def __init__(self, layout: FeatureLayout, config: NetworkConfig) -> None:
         super().__init__()
-        self.groups = nn.ModuleList(
-            SpanGroup(layout, members, config) for members in group_spans(layout, config)
-        )
+        self.groups = nn.ModuleList(SpanGroup(layout, members, config) for members in group_spans(layout, config))
         latents, hidden = config.latent_dim, config.hidden[::-1]
         self.trunk = hidden_layers(latents, hidden)
         width = hidden[-1] if hidden else latents

@@ -155,9 +155,7 @@ def kl_gaussians(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> Te
     spread: Tensor = torch.linalg.solve_triangular(root1, root0, upper=False).square().sum(dim=(-2, -1))
     difference = (mean1 - mean0).unsqueeze(-1)
     distance = torch.linalg.solve_triangular(root1, difference, upper=False).square().sum(dim=(-2, -1))
-    log_det0, log_det1 = (
-        2 * torch.log(torch.diagonal(root, dim1=-2, dim2=-1)).sum(-1) for root in (root0, root1)
-    )
+    log_det0, log_det1 = (2 * torch.log(torch.diagonal(root, dim1=-2, dim2=-1)).sum(-1) for root in (root0, root1))
     divergence: Tensor = 0.5 * (spread + distance - mean0.shape[-1] + log_det1 - log_det0)
     return divergence
 

@@ -79,9 +79,7 @@ class InputLayer(nn.Module):
         outputs: Number of outputs.
     """
 
-    def __init__(
-        self, layout: FeatureLayout, features: SymbolFeatures, config: NetworkConfig, outputs: int
-    ) -> None:
+    def __init__(self, layout: FeatureLayout, features: SymbolFeatures, config: NetworkConfig, outputs: int) -> None:
         super().__init__()
         placed = ordinal_places(layout)
         flat = [place for span, places in placed if not goes_through_tower(span, config) for place in places]
@@ -124,9 +122,7 @@ class Encoder(nn.Module):
         self.trunk: nn.Sequential | None = None
         self.skip: nn.Linear | None = None
         if config.hidden:
-            self.trunk = nn.Sequential(
-                nn.LayerNorm(first), nn.SiLU(), *hidden_layers(first, config.hidden[1:])
-            )
+            self.trunk = nn.Sequential(nn.LayerNorm(first), nn.SiLU(), *hidden_layers(first, config.hidden[1:]))
             self.head = nn.Linear(config.hidden[-1], 2 * latents)
             if self.features.ordinal.count:
                 self.skip = nn.Linear(self.features.ordinal.count, latents, bias=False)

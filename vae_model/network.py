@@ -129,9 +129,7 @@ class VAE(nn.Module):
         """Bins bins_BD (int64, always valid) drawn from p(x|z)."""
         return self._bins(z_BZ, lambda likelihood, parameters: likelihood.sample(parameters, generator))
 
-    def forward(
-        self, bins_BD: Tensor, objective: Objective, generator: torch.Generator | None = None
-    ) -> LossTerms:
+    def forward(self, bins_BD: Tensor, objective: Objective, generator: torch.Generator | None = None) -> LossTerms:
         """The loss terms of one batch.
 
         Args:
@@ -171,9 +169,7 @@ class VAE(nn.Module):
         return z_MBZ, kl_BZ.masked_fill(~self.latent_active_Z, 0.0)
 
     @torch.no_grad()
-    def elbo_samples(
-        self, bins_BD: Tensor, n_samples: int, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def elbo_samples(self, bins_BD: Tensor, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Log-weights log_weights_MB in nats: log p(x|z) + log p(z) - log q(z|x) of M draws from q(z|x).
 
         Their mean estimates the ELBO; `importance_weighted_bound` makes a tighter bound of them.

@@ -82,16 +82,12 @@ def optimizer_to_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> 
     for name, parameter in model.named_parameters():
         for quantity, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
-                raise ValueError(
-                    f"optimizer state {quantity!r} of {name} is a {type(value).__name__}, not a tensor"
-                )
+                raise ValueError(f"optimizer state {quantity!r} of {name} is a {type(value).__name__}, not a tensor")
             tensors[f"{name}//{quantity}"] = value.detach().cpu().contiguous()
     return tensors
 
 
-def optimizer_from_tensors(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
+def optimizer_from_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Restores what `optimizer_to_tensors` gave into a fresh optimizer; learning rates stay as they are.
 
     Raises:
