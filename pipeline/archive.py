@@ -185,9 +185,7 @@ class Archive:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise ArchiveError(f"{location} is damaged: {error!r}; restore it or encode again") from error
         if sum(part.rows for part in parts) != rows:
-            raise ArchiveError(
-                f"{location}: the parts have not the {rows} rows of the manifest; encode again"
-            )
+            raise ArchiveError(f"{location}: the parts have not the {rows} rows of the manifest; encode again")
         return cls(location, manifest, plan, tuple(parts))
 
     @property
@@ -254,8 +252,7 @@ def write_manifest(
     model_bytes = sum(stat.size for stat in location.join(MODEL_FOLDER).files())
     part_bytes = sum(record.bytes for record in records)
     sizes = {
-        role: sum(getattr(record, role) for record in records)
-        for role in ("latents", "corrections", "passthrough")
+        role: sum(getattr(record, role) for record in records) for role in ("latents", "corrections", "passthrough")
     }
     manifest = {
         "format": FORMAT,
@@ -287,9 +284,7 @@ def _check_records(location: Location, parts: Sequence[PartRecord]) -> None:
         if not _PART_NAME.fullmatch(part.name):
             raise ArchiveError(f"{table} names {part.name!r}, which is no part name; restore it")
         if part.rows < 0 or part.rows != sum(part.row_groups):
-            raise ArchiveError(
-                f"{table} gives {part.name} {part.rows} rows, its row groups have others; restore it"
-            )
+            raise ArchiveError(f"{table} gives {part.name} {part.rows} rows, its row groups have others; restore it")
         try:
             location.join(part.path)
         except ConfigError as error:
@@ -317,9 +312,7 @@ def _read_manifest(location: Location) -> dict[str, Any]:
             raise ArchiveError(
                 f"{location} has archive format {major}, this library reads up to {VERSION[0]}; upgrade parvae"
             )
-        missing = [
-            name for name in ("plan", "schema", "rows", "files", "parts", "bytes_in") if name not in manifest
-        ]
+        missing = [name for name in ("plan", "schema", "rows", "files", "parts", "bytes_in") if name not in manifest]
         if missing or not isinstance(manifest["bytes"]["total"], int):
             raise ValueError(f"it lacks {missing}")
         return dict(manifest)

@@ -66,9 +66,7 @@ class Bundle:
         except ValueError as error:
             raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}; copy the model again") from error
         if vae.layout != self.rows.layout():
-            raise ModelError(
-                f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again"
-            )
+            raise ModelError(f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again")
         return vae.eval().to(self.device)
 
     @property
@@ -163,9 +161,7 @@ class Bundle:
             ModelError: If there is none, training has not finished, or it is damaged.
         """
         if not folder.exists():
-            raise ModelError(
-                f"the model {folder} does not exist; `parvae train DATA --model {folder}` makes one"
-            )
+            raise ModelError(f"the model {folder} does not exist; `parvae train DATA --model {folder}` makes one")
         if not folder.join(BUNDLE_FILE).exists():
             raise ModelError(
                 f"{folder} holds no {BUNDLE_FILE}: training has not finished there, or it is no model folder; "

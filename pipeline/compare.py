@@ -125,9 +125,7 @@ def _compare(left: pa.Array, right: pa.Array) -> tuple[npt.NDArray[np.bool_], np
         return unequal, np.abs(gap.to_numpy())
     a, b = left.to_numpy(), right.to_numpy()
     if a.dtype.kind != "f":
-        wrapped = np.where(
-            a > b, a.astype(np.uint64) - b.astype(np.uint64), b.astype(np.uint64) - a.astype(np.uint64)
-        )
+        wrapped = np.where(a > b, a.astype(np.uint64) - b.astype(np.uint64), b.astype(np.uint64) - a.astype(np.uint64))
         return a != b, wrapped.astype(np.float64)
     a, b = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(a) & np.isfinite(b)

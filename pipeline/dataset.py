@@ -217,9 +217,7 @@ def read_file_schema(location: Location) -> pa.Schema:
         raise DatasetError(f"cannot read {location}: {error}; restore the file") from error
 
 
-def _check_unchanged(
-    location: Location, file: pq.ParquetFile, unit: WorkUnit, columns: Sequence[str] | None
-) -> None:
+def _check_unchanged(location: Location, file: pq.ParquetFile, unit: WorkUnit, columns: Sequence[str] | None) -> None:
     """Refuses a file whose row groups or columns are no longer those that were listed."""
     footer, stop = file.metadata, unit.first_group + len(unit.row_groups)
     numbers = range(unit.first_group, min(stop, footer.num_row_groups))
@@ -252,22 +250,16 @@ def _read_footer(root: Location, stat: FileStat) -> tuple[SourceFile, pa.Schema]
             "restore it or take it out of the dataset"
         ) from error
     rows = tuple(group.num_rows for group in groups)
-    return SourceFile(
-        stat.path, stat.size, stat.version, rows, sum(g.total_byte_size for g in groups)
-    ), schema
+    return SourceFile(stat.path, stat.size, stat.version, rows, sum(g.total_byte_size for g in groups)), schema
 
 
-def _check_same_schema(
-    dataset: Location, first: str, expected: pa.Schema, path: str, schema: pa.Schema
-) -> None:
+def _check_same_schema(dataset: Location, first: str, expected: pa.Schema, path: str, schema: pa.Schema) -> None:
     if schema.equals(expected, check_metadata=False):
         return
     if schema.names != expected.names:
         missing = [name for name in expected.names if name not in schema.names]
         extra = [name for name in schema.names if name not in expected.names]
-        detail = (
-            f"columns missing: {missing}, columns extra: {extra}" if missing or extra else "order differs"
-        )
+        detail = f"columns missing: {missing}, columns extra: {extra}" if missing or extra else "order differs"
     else:
         detail = "; ".join(
             f"column {field.name!r} is {_type_of(schema.field(field.name))} there and {_type_of(field)} here"

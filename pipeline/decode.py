@@ -188,17 +188,13 @@ class FileDecoder:
         try:
             for record in records:
                 location = self._archive.join("parts", record.name)
-                with PartReader(
-                    location, self._plan.columns, self._plan.fingerprint, record.work_unit
-                ) as part:
+                with PartReader(location, self._plan.columns, self._plan.fingerprint, record.work_unit) as part:
                     if writer is None:
                         schema = self._decoder.schema_of(part)
                         writer = pq.ParquetWriter(path, schema, compression="zstd")
                         regroup = _Regroup(writer, schema, groups)
                     if part.rows != record.rows:
-                        raise ArchiveError(
-                            f"{location} has {part.rows} rows, the manifest says {record.rows}"
-                        )
+                        raise ArchiveError(f"{location} has {part.rows} rows, the manifest says {record.rows}")
                     for batch in self._decoder.batches(part):
                         regroup.add(batch)
                         rows += batch.num_rows

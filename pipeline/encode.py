@@ -100,9 +100,7 @@ def encode(
         }
         missing = [unit for unit in units if unit.index not in records]
         progress = Progress("encode", len(missing))
-        for result in run_units(
-            [unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu
-        ):
+        for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu):
             record = _record(result)
             records[record.unit] = record
             progress.advance(record.rows)

@@ -134,9 +134,7 @@ class PartReader:
         ArchiveError: If the part is missing, damaged or foreign.
     """
 
-    def __init__(
-        self, location: Location, columns: PartColumns, plan: str, unit: WorkUnit | None = None
-    ) -> None:
+    def __init__(self, location: Location, columns: PartColumns, plan: str, unit: WorkUnit | None = None) -> None:
         self._location, self._columns = location, columns
         with contextlib.ExitStack() as stack:
             try:
@@ -150,9 +148,7 @@ class PartReader:
             except FileNotFoundError as error:
                 raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
             except (*_UNREADABLE, ParvaeError) as error:
-                raise ArchiveError(
-                    f"the part {location} is damaged: {error}; restore it or encode again"
-                ) from error
+                raise ArchiveError(f"the part {location} is damaged: {error}; restore it or encode again") from error
             if found[0] != plan:
                 raise ArchiveError(f"the part {location} belongs to another archive; restore the right one")
             if unit is not None and found[1] != json.loads(json.dumps(unit.to_json())):

@@ -136,9 +136,7 @@ class PackedRows:
             sizes[span.start : span.stop] = _bytes_for(span.bins - 1 + may_be_absent)
             self._offset[span.start : span.stop] = may_be_absent
         order = np.argsort(-sizes, kind="stable")
-        self._groups = [
-            (f"<u{size}", order[sizes[order] == size]) for size in (8, 4, 2, 1) if (sizes == size).any()
-        ]
+        self._groups = [(f"<u{size}", order[sizes[order] == size]) for size in (8, 4, 2, 1) if (sizes == size).any()]
         self.row_bytes = int(sizes.sum())
         self._n_symbols = layout.n_symbols
 
@@ -146,8 +144,7 @@ class PackedRows:
         """Packs symbols into an array of shape (rows, row_bytes)."""
         shifted = bins_bd + self._offset
         parts = [
-            np.ascontiguousarray(shifted[:, columns]).astype(dtype).view(np.uint8)
-            for dtype, columns in self._groups
+            np.ascontiguousarray(shifted[:, columns]).astype(dtype).view(np.uint8) for dtype, columns in self._groups
         ]
         if not parts:
             return np.zeros((len(bins_bd), 0), np.uint8)

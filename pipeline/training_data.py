@@ -150,9 +150,7 @@ def _blocks(shard: Any) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
 
 def _packed_table(unit: int, first: int, mask: npt.NDArray[np.bool_], packed: Packed) -> pa.Table:
     rows, width = packed.shape
-    array = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(width), rows, [None, pa.py_buffer(packed.tobytes())]
-    )
+    array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(packed.tobytes())])
     return pa.table(
         {
             "unit": np.full(rows, unit, np.int64),
@@ -168,9 +166,7 @@ def _shuffled(rows: Packed, batches: int, size: int, rng: np.random.Generator) -
     if batches and not len(rows):
         raise DatasetError("a training worker got no rows; use fewer --workers for so small a dataset")
     rounds = -(-batches * size // max(1, len(rows)))
-    order = (
-        np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)]) if rounds else np.empty(0, int)
-    )
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)]) if rounds else np.empty(0, int)
     for start in range(0, batches * size, size):
         yield rows[order[start : start + size]]
 

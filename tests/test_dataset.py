@@ -135,15 +135,11 @@ def test_is_a_file_at_the_root_of_its_filesystem_a_dataset() -> None:
         ),
     ],
 )
-def test_does_the_message_on_mixed_schemas_name_file_and_column(
-    folder: Location, change: object, message: str
-) -> None:
+def test_does_the_message_on_mixed_schemas_name_file_and_column(folder: Location, change: object, message: str) -> None:
     put(folder.join("a.parquet"), table())
     put(folder.join("p=1/odd.parquet"), change(table()))  # type: ignore[operator]
     put(folder.join("z.parquet"), table())
-    with pytest.raises(
-        DatasetError, match=rf"different schemas: p=1/odd.parquet against a.parquet.*{message}"
-    ):
+    with pytest.raises(DatasetError, match=rf"different schemas: p=1/odd.parquet against a.parquet.*{message}"):
         open_dataset(folder)
 
 

@@ -182,9 +182,7 @@ def test_is_an_overlap_found_through_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "data")
     for out in ("link", "link/archive", "link/../data/x"):
         with pytest.raises(OutputError, match="overlaps"):
-            check_output(
-                locate(f"{tmp_path}/{out}", "--out"), "--out", {"DATA": Location(f"{tmp_path}/data")}
-            )
+            check_output(locate(f"{tmp_path}/{out}", "--out"), "--out", {"DATA": Location(f"{tmp_path}/data")})
 
 
 def test_is_everything_inside_the_root_folder(tmp_path: Path) -> None:
@@ -236,17 +234,13 @@ def test_is_a_relative_path_refused_inside_a_submitted_job(monkeypatch: pytest.M
     assert locate("memory://b/x", "DATA").uri == "memory://b/x"
 
 
-def test_is_a_relative_path_taken_from_the_working_directory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_is_a_relative_path_taken_from_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.chdir(tmp_path)
     assert locate("data/../x", "DATA") == Location(str(tmp_path / "x"))
 
 
-@pytest.mark.parametrize(
-    "text", ["nosuch://bucket/x", "MEMORY://x", "memory://", "memory:///", "s3://", "", " "]
-)
+@pytest.mark.parametrize("text", ["nosuch://bucket/x", "MEMORY://x", "memory://", "memory:///", "s3://", "", " "])
 def test_is_an_unknown_or_empty_address_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--model"):
         locate(text, "--model")

@@ -1,0 +1,225 @@
+"""Do work units encode and decode to the letter, without Ray: blocks, row groups, layouts, damaged parts?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.archive import Archive, PartRecord, Plan, write_manifest, write_plan
+from pipeline.bundle import Bundle, schema_to_text
+from pipeline.columns import ColumnOptions
+from pipeline.dataset import Dataset, open_dataset
+from pipeline.decode import FileDecoder
+from pipeline.encode import UnitEncoder, _finish, _read_ledger, make_plan
+from pipeline.errors import ArchiveError, DatasetError, JobError
+from pipeline.parts import PartReader
+from pipeline.storage import Location
+from tests.small import as_stored, tiny_bundle
+
+ROWS = 300
+COPIED = ["key", "nested", "blob", "dict copied", "latent", "corrections"]
+
+
+def table(seed: int = 0, rows: int = ROWS) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    holes = rng.random(rows) < 0.2
+    floats = rng.normal(size=rows)
+    floats[::17] = np.nan
+    words = np.array([f"word {i}" for i in range(40)])[rng.integers(0, 40, rows) * np.arange(rows) // rows]
+    columns = {
+        "key": pa.array([f"{seed}-{i}" for i in range(rows)]),
+        "x": pa.array(floats, mask=holes),
+        "i": pa.array(rng.integers(-5, 5, rows).astype(np.int8)),
+        "word": pa.array(words, mask=holes).dictionary_encode(),
+        "v": pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=2 * rows).astype(np.float32)), 2),
+        "nested": pa.array([{"a": [i] * (i % 3)} for i in range(rows)]),
+        "blob": pa.array([bytes([i % 256]) * (i % 5) for i in range(rows)]),
+        "dict copied": pa.array(words, mask=np.roll(holes, 1)).dictionary_encode(),
+        "latent": pa.array([[i] for i in range(rows)]),
+        "corrections": pa.array(rng.random(rows) < 0.5),
+    }
+    fields = [pa.field(name, array.type, metadata={"n": name}) for name, array in columns.items()]
+    fields[2] = fields[2].with_nullable(False)
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields, {"origin": str(seed)}))
+
+
+OPTIONS = {name: ColumnOptions(kind="passthrough") for name in COPIED}
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return tiny_bundle(as_stored(table()), OPTIONS)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Two Hive partitions of several row groups, and a file without rows."""
+    for name, content, groups in (
+        ("p=a/1.parquet", table(0), 70),
+        ("p=b/1.parquet", table(1), 1000),
+        ("p=b/2.parquet", table(2).slice(0, 0), 100),
+    ):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(content, tmp_path / "data" / name, row_group_size=groups)
+    return open_dataset(Location(str(tmp_path / "data")))
+
+
+def plan_for(dataset: Dataset, bundle: Bundle) -> Plan:
+    """Small units and small blocks, so that there are many of both."""
+    return dataclasses.replace(make_plan(dataset, bundle), unit_bytes=8000, block_rows=32)
+
+
+def encoder(dataset: Dataset, bundle: Bundle, out: Location, plan: Plan) -> UnitEncoder:
+    sizes = {file.path: file.size for file in dataset.files}
+    return UnitEncoder(bundle.files(), dataset.root, out, plan, sizes, "cpu", 1)
+
+
+@pytest.fixture
+def archive(dataset: Dataset, bundle: Bundle, tmp_path: Path) -> Archive:
+    out, plan = Location(str(tmp_path / "archive")), plan_for(dataset, bundle)
+    write_plan(out, plan, bundle)
+    work = encoder(dataset, bundle, out, plan)
+    units = dataset.units(plan.unit_bytes)
+    assert len(units) > 5
+    records = [work(unit.to_json()) for unit in units]
+    parsed = [PartRecord(**{**record, "row_groups": tuple(record["row_groups"])}) for record in records]
+    write_manifest(out, plan, parsed, schema_to_text(dataset.schema), dataset.size)
+    return Archive.open(out)
+
+
+def decoder(archive: Archive, bundle: Bundle, out: Path, columns: list[str] | None = None) -> FileDecoder:
+    out_location = Location(str(out))
+    return FileDecoder(bundle.files(), archive.location, archive.plan, out_location, columns, "cpu", 1)
+
+
+def items(archive: Archive) -> list[dict[str, Any]]:
+    return [
+        {"path": path, "parts": [dataclasses.asdict(part) for part in parts]}
+        for path, parts in archive.by_file().items()
+    ]
+
+
+def test_is_every_file_decoded_to_the_letter(
+    dataset: Dataset, archive: Archive, bundle: Bundle, tmp_path: Path
+) -> None:
+    decode = decoder(archive, bundle, tmp_path / "back")
+    assert sum(decode(item)["rows"] for item in items(archive)) == 2 * ROWS
+    for file in dataset.files:
+        one, two = (pq.ParquetFile(tmp_path / folder / file.path) for folder in ("data", "back"))
+        assert two.schema_arrow.equals(one.schema_arrow, check_metadata=True)
+        groups = [[f.metadata.row_group(i).num_rows for i in range(f.num_row_groups)] for f in (one, two)]
+        assert [rows for rows in groups[0] if rows] == groups[1]
+        left, right = one.read(), two.read()
+        for name in COPIED:
+            assert left[name].to_pylist() == right[name].to_pylist(), name
+        for name in left.column_names:
+            assert left[name].is_null().equals(right[name].is_null()), name
+        assert set(right["word"].to_pylist()) <= {*(f"word {i}" for i in range(40)), None}
+        np.testing.assert_array_equal(np.isnan(left["x"].to_numpy()), np.isnan(right["x"].to_numpy()))
+
+
+def test_are_only_the_columns_asked_for_decoded(archive: Archive, bundle: Bundle, tmp_path: Path) -> None:
+    item = items(archive)[0]
+    for columns in (["blob"], ["i"], ["corrections", "x"]):
+        decoder(archive, bundle, tmp_path / "back", columns)(item)
+        found = pq.read_schema(tmp_path / "back" / item["path"])
+        assert found.equals(pa.schema([f for f in archive_schema(archive) if f.name in columns]))
+
+
+def archive_schema(archive: Archive) -> pa.Schema:
+    first = archive.parts[0]
+    with PartReader(archive.part_location(first), archive.plan.columns, archive.plan.fingerprint) as part:
+        return part.source_schema
+
+
+def test_are_parts_bit_for_bit_the_same_when_encoded_again(
+    dataset: Dataset, archive: Archive, bundle: Bundle, tmp_path: Path
+) -> None:
+    again = Location(str(tmp_path / "again"))
+    work = encoder(dataset, bundle, again, archive.plan)
+    for part in archive.parts:
+        assert work(part.work_unit.to_json())["sha256"] == part.sha256
+
+
+def test_does_no_block_exceed_what_the_plan_allows(archive: Archive) -> None:
+    for record in archive.parts:
+        with PartReader(archive.part_location(record), archive.plan.columns, archive.plan.fingerprint) as part:
+            rows = [len(block.latents) for block in part.blocks()]
+        assert sum(rows) == record.rows
+        assert all(0 < count <= 32 for count in rows)
+
+
+def test_do_the_records_count_every_byte(archive: Archive) -> None:
+    for record in archive.parts:
+        path = Path(archive.part_location(record).path)
+        assert record.bytes == path.stat().st_size
+        assert 0 <= record.latents + record.corrections + record.passthrough < record.bytes
+
+
+def test_is_a_file_that_vanishes_or_changes_before_its_unit_an_error(
+    dataset: Dataset, bundle: Bundle, tmp_path: Path
+) -> None:
+    out = Location(str(tmp_path / "new"))
+    work = encoder(dataset, bundle, out, plan_for(dataset, bundle))
+    unit = dataset.units(1)[0]
+    path = Path(dataset.root.join(unit.path).path)
+    pq.write_table(table(0), path, row_group_size=50)
+    with pytest.raises(DatasetError, match="it has changed since"):
+        work(unit.to_json())
+    path.unlink()
+    with pytest.raises(DatasetError, match="cannot read"):
+        work(unit.to_json())
+    assert out.is_empty()
+
+
+def test_are_swapped_missing_and_damaged_parts_noticed(archive: Archive, bundle: Bundle, tmp_path: Path) -> None:
+    decode = decoder(archive, bundle, tmp_path / "back")
+    item = items(archive)[0]
+    first, second = (Path(archive.part_location(part).path) for part in archive.parts[:2])
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    with pytest.raises(ArchiveError, match="holds other rows than its name says"):
+        decode(item)
+    first.write_bytes(one[:50] + b"\0" * 200 + one[250:])
+    with pytest.raises(ArchiveError, match=f"{first.name} is damaged"):
+        decode(item)
+    first.unlink()
+    with pytest.raises(ArchiveError, match=f"{first.name} is missing"):
+        decode(item)
+    assert not [path for path in (tmp_path / "back").rglob("*") if path.is_file()]
+
+
+def test_does_the_ledger_give_back_only_what_is_finished(
+    dataset: Dataset, archive: Archive, bundle: Bundle, tmp_path: Path
+) -> None:
+    units = dataset.units(archive.plan.unit_bytes)
+    found = _read_ledger(archive.location, units)
+    assert found == {part.unit: part for part in archive.parts}
+    ledger = tmp_path / "archive" / "_ledger"
+    names = [f"{part.name}.json" for part in archive.parts]
+    (ledger / names[0]).write_text("{")
+    (ledger / names[1]).write_text("{}")
+    (ledger / names[2]).unlink()
+    (ledger / "000009-000000000000.parquet.json").write_text("{}")
+    (tmp_path / "archive" / "parts" / archive.parts[3].name).write_bytes(b"short")
+    assert set(_read_ledger(archive.location, units)) == {part.unit for part in archive.parts[4:]}
+    assert _read_ledger(Location(str(tmp_path / "nowhere")), units) == {}
+
+
+def test_does_finishing_remove_orphans_and_reconcile_rows(dataset: Dataset, archive: Archive, tmp_path: Path) -> None:
+    parts = tmp_path / "archive" / "parts"
+    (parts / "000001-0123456789ab.parquet").write_bytes(b"orphan")
+    (parts / ".tmp-abc").write_bytes(b"half")
+    records = list(archive.parts)
+    with pytest.raises(JobError, match=f"DATA has {2 * ROWS}"):
+        _finish(archive.location, archive.plan, dataset, records[1:])
+    _finish(archive.location, archive.plan, dataset, records)
+    assert {path.name for path in parts.iterdir()} == {record.name for record in records}
+    assert not (tmp_path / "archive" / "_ledger").exists()
+    assert Archive.open(archive.location).rows == 2 * ROWS
