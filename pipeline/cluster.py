@@ -87,7 +87,7 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
     started = not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS") or "local"
     if started:
-        _quiet()
+        prepare_environment()
         LOG.info("starting a local Ray" if address == "local" else f"connecting to Ray at {address}")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
@@ -181,6 +181,8 @@ class _UnitActor:
             return json.dumps({"result": self._worker(item)})
         except ParvaeError as error:
             return json.dumps({"error": type(error).__name__, "message": str(error)})
+        except OSError as error:
+            return json.dumps({"error": JobError.__name__, "message": f"{error}; mend it and run the job again"})
 
 
 def _opened(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +191,9 @@ def _opened(envelope: dict[str, Any]) -> dict[str, Any]:
     return dict(envelope["result"])
 
 
-def _quiet() -> None:
+def prepare_environment() -> None:
+    """Variables that a local Ray's processes inherit, unless they are set already."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

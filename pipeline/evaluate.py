@@ -107,7 +107,7 @@ class PartEvaluator:
         terms = np.zeros(2 + self._bundle.latent_dim)
         source = read_unit(self._root, record.work_unit, None, self._plan.block_rows)
         location = self._archive.join("parts", record.name)
-        with PartReader(location, self._plan.columns, self._plan.fingerprint) as part:
+        with PartReader(location, self._plan.columns, self._plan.fingerprint, record.work_unit) as part:
             for original, decoded in _aligned(read_ahead(source), self._decoder.batches(part), str(location)):
                 for name, error in errors.items():
                     index = original.schema.get_field_index(name)

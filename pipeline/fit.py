@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cluster import Cluster, run_units
-from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
+from pipeline.columns import ColumnOptions, ColumnStats, check_options, explain, fit_column
 from pipeline.dataset import Dataset, WorkUnit, read_unit
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress
@@ -63,6 +63,8 @@ def column_options(
                 f"column {name!r} is to be passed through, but the configuration makes it {options[name].kind}"
             )
         options[name] = ColumnOptions(kind="passthrough")
+    for name, option in options.items():
+        check_options(schema.field(name), option)
     return options
 
 

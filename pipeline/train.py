@@ -85,6 +85,8 @@ def train(
     """
     started = time.monotonic()
     check_output(model, "--model", {"DATA": data})
+    if tensorboard is not None:
+        check_output(tensorboard, "--tensorboard", {"DATA": data, "--model": model})
     dataset = open_dataset(data)
     if dataset.rows == 0:
         raise DatasetError(f"DATA {data} has no rows; nothing can be learned from it")
@@ -97,7 +99,7 @@ def train(
         for name, text in fitted.explanations.items():
             LOG.info("column %s: %s", name, text)
         _begin(model, run)
-        weights, history = _fit_network(dataset, fitted, model, config, cluster, count, gpu)
+        weights, history = _fit_network(_Job(dataset, fitted, config, model, cluster, count, gpu))
     seconds = time.monotonic() - started
     training = {"config": config.to_json(), "rows": dataset.rows, "seconds": seconds, "history": history}
     bundle = Bundle(fitted.rows, weights, training)
@@ -122,39 +124,41 @@ def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, s
     return EpochPlan(steps, local, cached, seed), epochs
 
 
-def _fit_network(
-    dataset: Dataset,
-    fitted: Fitted,
-    model: Location,
-    config: TrainConfig,
-    cluster: Cluster,
-    workers: int,
-    gpu: bool,
-) -> tuple[bytes, list[dict[str, Any]]]:
-    layout = fitted.rows.layout()
-    fraction = config.training.validation_fraction if dataset.rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
-    units = dataset.units()
-    kept = sum(int(np.count_nonzero(held_out(config.seed, unit, fraction))) for unit in units)
-    plan, epochs = epoch_plan(dataset.rows - kept, PackedRows(layout).row_bytes, config.training, workers, config.seed)
-    LOG.info(
-        "training on %s rows, %s held out; %d epochs of %d steps of %d rows, %d latents",
-        f"{dataset.rows - kept:,}",
-        f"{kept:,}",
-        epochs,
-        plan.steps,
-        plan.local_batch * workers,
-        config.network.latent_dim,
-    )
-    packing = PackUnits(
-        dataset.root,
-        fitted.rows.to_json(),
-        schema_to_text(dataset.schema),
-        dataset.block_rows,
-        config.seed,
-        fraction,
-    )
-    with Board(_log_epoch) as board:
-        settings = LoopSettings(
+@dataclass(frozen=True)
+class _Job:
+    """One training run: what is trained on what, by whom."""
+
+    dataset: Dataset
+    fitted: Fitted
+    config: TrainConfig
+    model: Location
+    cluster: Cluster
+    workers: int
+    gpu: bool
+
+    @property
+    def fraction(self) -> float:
+        """Share of the rows that is held out."""
+        enough = self.dataset.rows >= MIN_ROWS_TO_HOLD_OUT
+        return self.config.training.validation_fraction if enough else 0.0
+
+    def settings(self, board: Any) -> LoopSettings:
+        """What the driver decides for all workers."""
+        config, layout = self.config, self.fitted.rows.layout()
+        units = self.dataset.units()
+        kept = sum(int(np.count_nonzero(held_out(config.seed, unit, self.fraction))) for unit in units)
+        rows = self.dataset.rows - kept
+        plan, epochs = epoch_plan(rows, PackedRows(layout).row_bytes, config.training, self.workers, config.seed)
+        LOG.info(
+            "training on %s rows, %s held out; %d epochs of %d steps of %d rows, %d latents",
+            f"{rows:,}",
+            f"{kept:,}",
+            epochs,
+            plan.steps,
+            plan.local_batch * self.workers,
+            config.network.latent_dim,
+        )
+        return LoopSettings(
             layout.to_json(),
             config.network.to_json(),
             config.training,
@@ -162,21 +166,37 @@ def _fit_network(
             epochs,
             plan,
             kept == 0,
-            cluster.threads_per_worker(workers),
-            board.handle,
+            self.cluster.threads_per_worker(self.workers),
+            board,
         )
-        trainer = TorchTrainer(
+
+    def trainer(self, settings: LoopSettings) -> TorchTrainer:
+        """The Ray Train job."""
+        packing = PackUnits(
+            self.dataset.root,
+            self.fitted.rows.to_json(),
+            schema_to_text(self.dataset.schema),
+            self.dataset.block_rows,
+            self.config.seed,
+            self.fraction,
+        )
+        resources = {"CPU": self.cluster.cpus_per_worker(self.workers), **({"GPU": 1} if self.gpu else {})}
+        return TorchTrainer(
             train_worker,
             train_loop_config={"loop": settings},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": cluster.cpus_per_worker(workers), **({"GPU": 1} if gpu else {})},
+                num_workers=self.workers, use_gpu=self.gpu, resources_per_worker=resources
             ),
-            run_config=_run_config(model),
-            datasets={"rows": _rows(units, packing)},
+            run_config=_run_config(self.model),
+            datasets={"rows": _rows(self.dataset.units(), packing)},
             dataset_config=ray.train.DataConfig(execution_options=_execution_options()),
         )
+
+
+def _fit_network(job: _Job) -> tuple[bytes, list[dict[str, Any]]]:
+    """Runs the training job; returns the weights and the history."""
+    with Board(_log_epoch) as board:
+        trainer = job.trainer(job.settings(board.handle))
         try:
             result = trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
@@ -186,8 +206,7 @@ def _fit_network(
     with result.checkpoint.as_directory() as folder:
         with open(os.path.join(folder, WEIGHTS), "rb") as stream:
             weights = stream.read()
-        history = read_state(folder).history
-    return weights, history
+        return weights, read_state(folder).history
 
 
 def _rows(units: list[Any], packing: PackUnits) -> ray.data.Dataset:
@@ -230,7 +249,7 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
         return
     if model.join(BUNDLE_FILE).exists():
         raise OutputError(f"--model {model} holds a model already; choose another folder, or give --overwrite")
-    if record.read_json()["run"] != run:
+    if _run_of(model) != run:
         raise OutputError(
             f"--model {model} holds an unfinished run on other data or with another configuration; choose another "
             "folder, or give --overwrite to drop it"
@@ -240,12 +259,19 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
 
 def _begin(model: Location, run: str) -> None:
     """Clears what is to be overwritten and says which run the folder belongs to."""
-    record = model.join(RUN_FOLDER, RUN_FILE)
-    if not (record.exists() and record.read_json()["run"] == run):
+    if _run_of(model) != run:
         for name in (BUNDLE_FILE, WEIGHTS_FILE, RUN_FOLDER):
             model.join(name).remove()
     model.join(BUNDLE_FILE).remove()
-    record.write_json({"run": run})
+    model.join(RUN_FOLDER, RUN_FILE).write_json({"run": run})
+
+
+def _run_of(model: Location) -> str | None:
+    """Fingerprint of the unfinished run in a folder; None if there is none, or its record is damaged."""
+    try:
+        return str(model.join(RUN_FOLDER, RUN_FILE).read_json()["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _log_epoch(entry: dict[str, Any]) -> None:

@@ -156,6 +156,9 @@ class TrainingRun:
             if totals is None:
                 return
             validation = self._validate()
+            if not all(map(math.isfinite, validation.per_row())):
+                self._fail("the validation loss is not finite", "after the last step")
+                return
             self._record(totals, validation, time.monotonic() - started)
             self._advance(validation)
             self._report()
@@ -285,9 +288,13 @@ class TrainingRun:
         spans = self.vae.layout.spans
         names = sorted({span.column for span, bad in zip(spans, bad_S.tolist(), strict=True) if bad})
         where = f"in column {', '.join(map(repr, names[:5]))}" if names else "in the gradient"
+        self._fail(f"the loss is not finite {where}", f"step {step}")
+
+    def _fail(self, what: str, step: str) -> None:
+        """Tells the driver why training stops for good; raising would make Ray Train start over."""
         message = (
-            f"the loss is not finite {where} at epoch {self.state.epoch}, step {step}, phase {self.state.phase}; "
-            "lower training.learning_rate, or pass the column through"
+            f"{what} at epoch {self.state.epoch}, {step}, phase {self.state.phase}; lower training.learning_rate, "
+            "or pass the column through"
         )
         if self.rank == 0 and self.settings.board is not None:
             ray.get(self.settings.board.fail.remote(message))

@@ -18,10 +18,12 @@ Command = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need one."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.pop("RAY_ADDRESS", None)
     import ray
+
+    from pipeline.cluster import prepare_environment
+
+    prepare_environment()
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield

@@ -195,9 +195,7 @@ def nominal_grid(low: int | float, high: int | float, scale: float) -> Grid:
     return FloatGrid(low, high, min(width, _LARGEST))
 
 
-def bounded_grid(
-    bound: float, low: int | float, high: int | float, centre: int | float | None = None
-) -> Grid:
+def bounded_grid(bound: float, low: int | float, high: int | float, centre: int | float | None = None) -> Grid:
     """The coarsest grid that meets an absolute error bound in exact arithmetic.
 
     Floats get width 2·bound, integers 2⌊bound⌋+1. If that would take more than `MAX_BINS` bins, the grid

@@ -75,9 +75,7 @@ def _dictionary(keys: pa.Array, codes: npt.NDArray[np.int64], data_type: pa.Data
     return pa.DictionaryArray.from_arrays(indices, dictionary, ordered=data_type.ordered)
 
 
-def _in_use(
-    keys: pa.Array, codes: npt.NDArray[np.int64], room: int
-) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+def _in_use(keys: pa.Array, codes: npt.NDArray[np.int64], room: int) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     """Keeps the last `room` keys in use; a row with another key gets the first one kept.
 
     Exactly stored keys come last: the values that were encoded together fit the index type, so no exact value

@@ -54,17 +54,13 @@ def possible_kinds(data_type: pa.DataType) -> tuple[str, ...]:
 def is_string(data_type: pa.DataType) -> bool:
     """True for string, large_string and string_view."""
     types = pa.types
-    return bool(
-        types.is_string(data_type) or types.is_large_string(data_type) or types.is_string_view(data_type)
-    )
+    return bool(types.is_string(data_type) or types.is_large_string(data_type) or types.is_string_view(data_type))
 
 
 def is_decimal(data_type: pa.DataType) -> bool:
     """True for the decimals whose unscaled value can be an int64: 32, 64 and 128 bits wide."""
     types = pa.types
-    return bool(
-        types.is_decimal32(data_type) or types.is_decimal64(data_type) or types.is_decimal128(data_type)
-    )
+    return bool(types.is_decimal32(data_type) or types.is_decimal64(data_type) or types.is_decimal128(data_type))
 
 
 def list_type(data_type: pa.DataType) -> pa.DataType | None:

@@ -46,9 +46,7 @@ def standard_location_scale(stats: ColumnStats) -> tuple[int | float, float]:
     return mean, _standard_deviation(stats)
 
 
-def step_and_shift(
-    width: int | float, origin: int | float, centre: int | float, scale: float
-) -> tuple[float, float]:
+def step_and_shift(width: int | float, origin: int | float, centre: int | float, scale: float) -> tuple[float, float]:
     """Step and shift of an ordinal span.
 
     Args:

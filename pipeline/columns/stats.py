@@ -132,9 +132,7 @@ class ColumnStats:
             self.distinct.merge(other.distinct)
         return self
 
-    def _observe_numbers(
-        self, ordinary: Numbers, states: States | None, priority: npt.NDArray[np.uint64]
-    ) -> None:
+    def _observe_numbers(self, ordinary: Numbers, states: States | None, priority: npt.NDArray[np.uint64]) -> None:
         if states is not None:
             self.rows += len(states)
             self.states = self.states + np.bincount(states, minlength=len(State))

@@ -97,9 +97,7 @@ TEXTS = [
     )
 ]
 TEXTS.append(_case(pa.string(), "string, vocabulary of 2", kind="categorical", max_categories=2))
-TEXTS += [
-    _case(t, f"{t} categories", kind="categorical") for t in (pa.int8(), pa.int64(), pa.uint32(), pa.uint64())
-]
+TEXTS += [_case(t, f"{t} categories", kind="categorical") for t in (pa.int8(), pa.int64(), pa.uint32(), pa.uint64())]
 VECTORS = [
     _case(pa.list_(pa.int8(), 3)),
     _case(pa.list_(pa.uint8(), 6), "image", shape=(2, 3)),
@@ -204,9 +202,7 @@ def _numbers(data_type: pa.DataType, size: int) -> st.SearchStrategy[np.ndarray]
         )
         return _repeating(number, size).map(lambda v: np.array(v, dtype=f"float{width}"))
     low, high = _range(data_type)
-    number = st.one_of(
-        st.integers(low, high), st.sampled_from([low, high, 0]), st.integers(max(low, -5), min(high, 5))
-    )
+    number = st.one_of(st.integers(low, high), st.sampled_from([low, high, 0]), st.integers(max(low, -5), min(high, 5)))
     dtype = f"{'u' if low == 0 and not pa.types.is_temporal(data_type) else ''}int{width}"
     if pa.types.is_date64(data_type):
         day = 86_400_000
@@ -261,8 +257,6 @@ def _lists(data_type: pa.DataType, size: int, mask: np.ndarray | None) -> st.Sea
         if data_type.value_field.nullable and draw(st.integers(0, 3)) == 0:
             element_mask = np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=bool)
         child = draw(_whole(data_type.value_type, count, element_mask))
-        return pa.FixedSizeListArray.from_arrays(
-            child, type=data_type, mask=None if mask is None else pa.array(mask)
-        )
+        return pa.FixedSizeListArray.from_arrays(child, type=data_type, mask=None if mask is None else pa.array(mask))
 
     return build()

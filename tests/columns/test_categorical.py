@@ -80,9 +80,7 @@ def test_dictionary_types_are_restored(index: pa.DataType, value: pa.DataType, o
 def test_a_narrow_index_has_room_although_the_dataset_has_more_categories() -> None:
     """Each batch has a dictionary of its own: together they may hold more than int8 can count."""
     data_type = pa.dictionary(pa.int8(), pa.string())
-    batches = [
-        pa.array([f"{k}-{i}" for i in range(128)]).dictionary_encode().cast(data_type) for k in range(3)
-    ]
+    batches = [pa.array([f"{k}-{i}" for i in range(128)]).dictionary_encode().cast(data_type) for k in range(3)]
     text = pc.cast(pa.concat_arrays([b.dictionary_decode() for b in batches]), pa.string())
     fitted = fit(text, FORCED).to_json()
     column = through_json(fit(batches[0], FORCED)).from_json(pa.field("c", data_type), fitted)

@@ -21,9 +21,7 @@ from pipeline.columns.grid import (
     nominal_grid,
 )
 
-INT64 = st.one_of(
-    st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9), st.sampled_from([-(2**63), 2**63 - 1])
-)
+INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9), st.sampled_from([-(2**63), 2**63 - 1]))
 UINT64 = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 9), st.sampled_from([0, 2**64 - 1]))
 FLOAT = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
@@ -84,9 +82,7 @@ def test_an_int_bound_is_met_inside_the_grid(low: int, extent: int, radius: int)
 @example(low=0.0, high=5e-324, scale=5e-324, values=[5e-324])
 @example(low=-0.0, high=0.0, scale=1.0, values=[-0.0])
 @example(low=1e16, high=1e16 + 2, scale=1e-300, values=[1e16, 1e16 + 2])
-def test_floats_come_back_within_half_a_bin(
-    low: float, high: float, scale: float, values: list[float]
-) -> None:
+def test_floats_come_back_within_half_a_bin(low: float, high: float, scale: float, values: list[float]) -> None:
     low, high = min(low, high), max(low, high)
     grid = nominal_grid(low, high, scale)
     assert isinstance(grid, FloatGrid)
@@ -125,9 +121,7 @@ def test_any_float_bound_gives_a_sound_grid(low: float, high: float, bound: floa
     back = grid.to_values(grid.to_bins(values))
     assert np.isfinite(back).all()
     if (high / 2 - low / 2) / bound < 2**30:
-        assert np.abs(back / 2 - values / 2).max() <= bound / 2 * (1 + 1e-6) + 1e-15 * max(
-            abs(low), abs(high)
-        )
+        assert np.abs(back / 2 - values / 2).max() <= bound / 2 * (1 + 1e-6) + 1e-15 * max(abs(low), abs(high))
     back = grid.to_values(np.array(bins, np.int64))
     assert ((back >= grid.low) & (back <= grid.high)).all()
 

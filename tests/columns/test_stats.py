@@ -66,13 +66,9 @@ def test_distinct_values_are_counted_exactly_up_to_the_limit() -> None:
     words = [f"w{i % 100}" for i in range(1000)] + ["w7"] * 3
     for limit, overflow in ((100, False), (99, True)):
         parts = [words[:400], words[400:]]
-        stats = ColumnStats.empty(
-            pa.field("c", pa.string()), ColumnOptions(max_categories=9), max_distinct=limit
-        )
+        stats = ColumnStats.empty(pa.field("c", pa.string()), ColumnOptions(max_categories=9), max_distinct=limit)
         for part in parts:
-            other = ColumnStats.empty(
-                pa.field("c", pa.string()), ColumnOptions(max_categories=9), max_distinct=limit
-            )
+            other = ColumnStats.empty(pa.field("c", pa.string()), ColumnOptions(max_categories=9), max_distinct=limit)
             other.observe(pa.array(part), _priority(len(part)))
             stats.merge(other)
         assert stats.distinct is not None

@@ -38,9 +38,7 @@ def draw_rows():
 
     def draw(layout: FeatureLayout, rows: int, seed: int = 0, absent: float = 0.1) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        parts = [
-            torch.randint(0, span.bins, (rows, span.width), generator=generator) for span in layout.spans
-        ]
+        parts = [torch.randint(0, span.bins, (rows, span.width), generator=generator) for span in layout.spans]
         bins = torch.cat(parts, dim=1)
         return bins.masked_fill(torch.rand(bins.shape, generator=generator) < absent, -1)
 

@@ -36,9 +36,7 @@ def _mixture(loc: list[float], log_scale: list[float], weights: list[float]) -> 
     log_step=st.floats(-4, 2),
     shift=st.floats(-50, 50),
     knee=KNEES,
-    components=st.lists(
-        st.tuples(st.floats(-20, 20), st.floats(-9, 4), st.floats(-5, 5)), min_size=1, max_size=4
-    ),
+    components=st.lists(st.tuples(st.floats(-20, 20), st.floats(-9, 4), st.floats(-5, 5)), min_size=1, max_size=4),
 )
 def test_discretized_mixture_sums_to_one(bins, log_step, shift, knee, components):
     likelihood = DiscretizedLogisticMixture([_ordinal(bins, 10**log_step, shift, knee)], len(components))

@@ -142,9 +142,7 @@ def test_the_affine_example_recovers_the_standardizing_encoder():
     x = mean + deviation * torch.randn(500, 1, generator=torch.Generator().manual_seed(5))
     x = mean + deviation * (x - x.mean()) / x.std(correction=0)
     bins = _bins(x)
-    model = VAE(
-        _layout(1), NetworkConfig(latent_dim=1, hidden=(), likelihood="gaussian", decoder_scale=scale)
-    )
+    model = VAE(_layout(1), NetworkConfig(latent_dim=1, hidden=(), likelihood="gaussian", decoder_scale=scale))
     _fit(model, bins, steps=1500, rate=0.05, samples=4)
     with torch.no_grad():
         mu, logvar = model.encode(bins)

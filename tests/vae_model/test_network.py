@@ -148,9 +148,7 @@ def test_gradients_equal_finite_differences(mixed_layout, draw_rows, noise):
 @pytest.mark.parametrize("knee", [None, 5.0])
 @pytest.mark.parametrize("likelihood", ["logistic_mixture", "gaussian", "gaussian_learned"])
 def test_heavy_tails_do_not_blow_up(knee, likelihood):
-    spans = [
-        Span(str(n), "value", "ordinal", n, 1, 10**15, (1e-2,), (-5e12,), knee, None, 2) for n in range(3)
-    ]
+    spans = [Span(str(n), "value", "ordinal", n, 1, 10**15, (1e-2,), (-5e12,), knee, None, 2) for n in range(3)]
     layout = FeatureLayout(tuple(spans))
     model = VAE(layout, dataclasses.replace(SMALL, likelihood=likelihood))
     bins = 5 * 10**14 + torch.randint(-100, 100, (64, 3))
@@ -168,9 +166,7 @@ def test_heavy_tails_do_not_blow_up(knee, likelihood):
 @pytest.mark.parametrize("channels", [(3,), (3, 5, 4)])
 def test_images_of_any_side_work(shape, channels, draw_rows):
     width = int(torch.tensor(shape).prod())
-    layout = FeatureLayout.assemble(
-        [Span("image", "value", "ordinal", 0, width, 256, (0.02,), (-2.0,), None, shape)]
-    )
+    layout = FeatureLayout.assemble([Span("image", "value", "ordinal", 0, width, 256, (0.02,), (-2.0,), None, shape)])
     model = VAE(layout, dataclasses.replace(SMALL, conv_channels=channels))
     bins = draw_rows(layout, 4, absent=0.0)
     terms = model(bins, Objective())

@@ -102,9 +102,7 @@ def _train(model: VAE, optimizer: torch.optim.Optimizer, bins: torch.Tensor, ste
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_training_goes_on_from_saved_weights_and_optimizer_as_if_nothing_happened(
-    model, mixed_layout, draw_rows, kind
-):
+def test_training_goes_on_from_saved_weights_and_optimizer_as_if_nothing_happened(model, mixed_layout, draw_rows, kind):
     bins = draw_rows(mixed_layout, 8)
     optimizer = kind(model.parameters(), lr=1e-2)
     _train(model, optimizer, bins, 3, seed=1)
