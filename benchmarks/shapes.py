@@ -52,7 +52,7 @@ def operators(data: Location, bundle: Bundle, out: str, cluster: Cluster, worker
         batch_size=65_536,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=cluster.cpus_per_worker(workers),
+        num_cpus=0.5,
     )
     dataset.write_parquet(out)
 

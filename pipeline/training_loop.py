@@ -242,25 +242,34 @@ class TrainingRun:
             self.vae.set_latent_grid((best.sigma_Z / best.rows).float(), (best.kl_Z / best.rows).float())
         if state.phase == self.phases:
             state.done = True
+            if state.phase == 1 and self._rounds:
+                state.phase = 2
+                state.history[-1].update(phase=2, **self._figures(self._validate()))
             self.best_weights = to_bytes(self.vae)
         else:
             self.state = LoopState(state.epoch, state.phase + 1, history=state.history)
 
     def _record(self, training: Totals, validation: Totals, seconds: float) -> None:
-        (reconstruction, kl), (seen_reconstruction, seen_kl) = validation.per_row(), training.per_row()
+        reconstruction, kl = training.per_row()
         entry = {
             "epoch": self.state.epoch,
             "phase": self.state.phase,
-            "minus_elbo_bits": (kl - reconstruction) / math.log(2),
-            "minus_reconstruction_bits": -reconstruction / math.log(2),
-            "kl_bits": kl / math.log(2),
-            "train_minus_elbo_bits": (seen_kl - seen_reconstruction) / math.log(2),
-            "active_units": int((validation.kl_Z / validation.rows > ACTIVE_KL).sum()),
+            **self._figures(validation),
+            "train_minus_elbo_bits": (kl - reconstruction) / math.log(2),
             "rows_per_second": float(training.rows) / max(seconds, 1e-9),
         }
         self.state.history.append(entry)
         if self.rank == 0 and self.settings.board is not None:
             self.settings.board.tell.remote({"epochs": self.settings.epochs, **entry})
+
+    def _figures(self, validation: Totals) -> dict[str, Any]:
+        reconstruction, kl = validation.per_row()
+        return {
+            "minus_elbo_bits": (kl - reconstruction) / math.log(2),
+            "minus_reconstruction_bits": -reconstruction / math.log(2),
+            "kl_bits": kl / math.log(2),
+            "active_units": int((validation.kl_Z / validation.rows > ACTIVE_KL).sum()),
+        }
 
     def _report(self) -> None:
         """Gives Ray Train the epoch's metrics, with a checkpoint when one is due (rank 0's clock decides)."""
