@@ -211,6 +211,28 @@ class Archive:
         """Where a part lies."""
         return self.location.join(PARTS_FOLDER, record.name)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the archive by what they are for, and their total."""
+        by_part = {name: size for name, size in self.manifest["bytes"].items() if name != "total"}
+        total = sum(stat.size for stat in self.location.files())
+        return {**by_part, "description": total - sum(by_part.values()), "total": total}
+
+    def check_parts(self) -> None:
+        """Checks that every part is there with its size, before anything relies on it.
+
+        Raises:
+            ArchiveError: Naming the first part that is missing or of another size.
+        """
+        found = {stat.path: stat.size for stat in self.location.join(PARTS_FOLDER).files()}
+        for part in self.parts:
+            where = self.part_location(part)
+            if part.name not in found:
+                raise ArchiveError(f"the part {where} is missing; restore it or encode again")
+            if found[part.name] != part.bytes:
+                raise ArchiveError(
+                    f"the part {where} has {found[part.name]} bytes, the manifest says {part.bytes}; restore it"
+                )
+
     def by_file(self) -> dict[str, list[PartRecord]]:
         """The parts of each source file, in order."""
         files: dict[str, list[PartRecord]] = {}

@@ -32,6 +32,7 @@ FORMAT = "parvae-model"
 VERSION = 1
 BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
+CHECKPOINTS_FOLDER = "_train"
 NETWORK_ROWS = 8192
 """Rows that go through the network at once when a bundle encodes or decodes."""
 

@@ -9,6 +9,8 @@ import contextlib
 import json
 import logging
 import os
+import socket
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -93,10 +95,11 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
         if address == "local":
             options.update(include_dashboard=False, num_cpus=num_cpus)
         try:
-            with warnings.catch_warnings():
+            _check_address(address)
+            with warnings.catch_warnings(), _silent_stderr():
                 warnings.simplefilter("ignore", FutureWarning)
                 ray.init(address=address, **options)
-        except ConnectionError as error:
+        except (OSError, ValueError) as error:
             raise ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
     try:
         resources = ray.cluster_resources()
@@ -189,6 +192,33 @@ def _opened(envelope: dict[str, Any]) -> dict[str, Any]:
     if "error" in envelope:
         raise getattr(errors, envelope["error"])(envelope["message"])
     return dict(envelope["result"])
+
+
+def _check_address(address: str) -> None:
+    """Knocks at `host:port`, which Ray itself would do for minutes.
+
+    Raises:
+        OSError: If nobody answers.
+        ValueError: If the port is no number.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and not address.startswith("http"):
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Sends what native code writes to stderr to nowhere: Ray's announces its log level there."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def prepare_environment() -> None:

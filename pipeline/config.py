@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -15,6 +15,8 @@ from pipeline.columns import ColumnOptions
 from pipeline.errors import ConfigError
 from vae_model.config import NetworkConfig
 
+Whole = Annotated[int, pydantic.Strict()]
+"""A whole number; YAML's `true` is none."""
 _STRICT = pydantic.ConfigDict(extra="forbid")
 
 
@@ -41,20 +43,20 @@ class Optimization:
 
     __pydantic_config__ = _STRICT
 
-    epochs: int | None = None
-    batch_size: int | None = None
+    epochs: Whole | None = None
+    batch_size: Whole | None = None
     learning_rate: float = 2e-3
     clip_norm: float = 1.0
     beta: float = 1.0
     kl_warm_up: float = 0.2
     free_bits: float = 0.0
-    mc_samples: int = 1
+    mc_samples: Whole = 1
     rounding: bool = True
     rounding_share: float = 0.25
     validation_fraction: float = 0.1
-    patience: int = 15
+    patience: Whole = 15
     checkpoint_seconds: float = 30.0
-    cache_mib: int = 1024
+    cache_mib: Whole = 1024
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm", "beta", "free_bits", "checkpoint_seconds"):
@@ -95,7 +97,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: Optimization = field(default_factory=Optimization)
     error: Literal["none"] = "none"
-    seed: int = 0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 or more, and less than 2^63")

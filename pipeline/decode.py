@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from pipeline.archive import Archive, PartRecord, Plan
 from pipeline.bundle import Bundle
 from pipeline.cluster import connected, run_units
-from pipeline.errors import ArchiveError, ConfigError, JobError, OutputError
+from pipeline.columns import with_dictionary
+from pipeline.errors import ArchiveError, ConfigError, InputError, JobError, OutputError
 from pipeline.parts import Block, PartReader
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
@@ -66,6 +67,7 @@ def decode(
     started = time.monotonic()
     check_output(out, "--out", {"ARCHIVE": archive})
     opened = Archive.open(archive)
+    opened.check_parts()
     bundle = opened.model()
     _check_columns(bundle, columns)
     request = {"plan": opened.plan.fingerprint, "columns": None if columns is None else list(columns)}
@@ -90,15 +92,24 @@ def decode(
         }
         progress = Progress("decode", len(items))
         rows = sum(part.rows for path in done for part in files[path])
-        for result in run_units(items, FileDecoder, arguments, cluster, count, gpu):
-            rows += result["rows"]
-            progress.advance(result["rows"])
-    if rows != opened.rows:
-        raise JobError(f"{rows} rows were decoded, the archive has {opened.rows}; run the job again")
+        try:
+            for result in run_units(items, FileDecoder, arguments, cluster, count, gpu):
+                rows += result["rows"]
+                progress.advance(result["rows"])
+        except InputError:
+            out.remove()  # a damaged archive: no partial output
+            raise
+    return DecodeResult(rows, len(files), _finish(out, opened, rows), time.monotonic() - started)
+
+
+def _finish(out: Location, archive: Archive, rows: int) -> int:
+    """Reconciles the rows and clears away what only a running decode needs; returns the bytes written."""
+    if rows != archive.rows:
+        raise JobError(f"{rows} rows were decoded, the archive has {archive.rows}; run the job again")
     out.join(MARKER).remove()
     out.remove_spools()
     written = {stat.path: stat.size for stat in out.files()}
-    return DecodeResult(rows, len(files), sum(written[p] for p in files), time.monotonic() - started)
+    return sum(written[path] for path in archive.by_file())
 
 
 class PartDecoder:
@@ -133,6 +144,8 @@ class PartDecoder:
         arrays: dict[str, pa.Array] = {}
         if modelled & set(schema.names):
             arrays = transform.to_arrays(self._bundle.to_bins(block.latents), block.exceptions)
+            for name, dictionary in block.dictionaries.items():
+                arrays[name] = with_dictionary(arrays[name], dictionary)
         copied = block.passthrough
         columns = [
             arrays[name] if name in modelled else copied.column(copied.schema.get_field_index(name))
@@ -220,7 +233,7 @@ class _Regroup:
         self._waiting.append(batch)
         self._rows += batch.num_rows
         while self._sizes and self._rows >= self._sizes[0]:
-            table = pa.Table.from_batches(self._waiting, self._schema)
+            table = pa.Table.from_batches(self._waiting, self._schema).unify_dictionaries()
             size = self._sizes.pop(0)
             self._writer.write_table(table.slice(0, size), row_group_size=size)
             self._waiting = table.slice(size).to_batches()

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ from pipeline.archive import (
 from pipeline.bundle import Bundle, schema_to_text
 from pipeline.cluster import connected, run_units
 from pipeline.dataset import UNIT_BYTES, Dataset, WorkUnit, open_dataset, read_file_schema, read_unit
-from pipeline.errors import ArchiveError, JobError, OutputError
+from pipeline.errors import ArchiveError, InputError, JobError, OutputError
 from pipeline.parts import PartColumns, PartReader, PartWriter, sha256_file
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
@@ -100,10 +100,13 @@ def encode(
         }
         missing = [unit for unit in units if unit.index not in records]
         progress = Progress("encode", len(missing))
-        for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu):
-            record = _record(result)
-            records[record.unit] = record
-            progress.advance(record.rows)
+        try:
+            for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu):
+                record = _record(result)
+                records[record.unit] = record
+                progress.advance(record.rows)
+        except InputError as error:
+            _give_up(out, error)
     manifest = _finish(out, plan, dataset, [records[unit.index] for unit in units])
     return EncodeResult(manifest, time.monotonic() - started, len(finished))
 
@@ -234,6 +237,26 @@ def _holds_plan(out: Location, plan: Plan) -> bool:
         return out.join(PLAN_FILE).exists() and read_plan(out) == plan
     except ArchiveError:
         return False
+
+
+def _give_up(out: Location, error: InputError) -> NoReturn:
+    """Ends a run that met bad input: as if it had never begun if no part is finished, else keeping what is.
+
+    Raises:
+        InputError: The error itself, with nothing left behind.
+        JobError: What it says, and that finished parts stay.
+    """
+    finished = len(out.join(LEDGER_FOLDER).files()) if out.join(LEDGER_FOLDER).exists() else 0
+    if finished:
+        raise JobError(
+            f"{error}; {finished} finished parts stay in {out}: the same command continues if the dataset is as it "
+            "was, otherwise start over with --overwrite"
+        ) from error
+    for name in (PARTS_FOLDER, LEDGER_FOLDER, MODEL_FOLDER, PLAN_FILE):
+        out.join(name).remove()
+    if out.is_empty():
+        out.remove()
+    raise error
 
 
 def _read_ledger(out: Location, units: list[WorkUnit]) -> dict[int, PartRecord]:

@@ -51,6 +51,7 @@ def evaluate(
     dataset = open_dataset(data)
     bundle.rows.check_schema(dataset.schema, f"DATA {data}")
     _check_same_files(dataset, opened)
+    opened.check_parts()
     with connected() as cluster:
         count = cluster.workers_for(workers, gpu)
         arguments = {
@@ -174,9 +175,8 @@ class _Sums:
 
 
 def _sizes(dataset: Dataset, archive: Archive) -> dict[str, Any]:
-    by_part = dict(archive.manifest["bytes"])
-    total = sum(stat.size for stat in archive.location.files())
-    by_part["total"] = total
+    by_part = archive.sizes()
+    total = by_part["total"]
     return {
         "rows": archive.rows,
         "error": "none",

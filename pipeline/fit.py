@@ -65,6 +65,8 @@ def column_options(
         options[name] = ColumnOptions(kind="passthrough")
     for name, option in options.items():
         check_options(schema.field(name), option)
+    if all(option.kind == "passthrough" for option in options.values()):
+        raise ConfigError("every column is passed through; nothing is left to model")
     return options
 
 

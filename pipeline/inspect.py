@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.archive import MANIFEST_FILE, PLAN_FILE, Archive
-from pipeline.bundle import BUNDLE_FILE, Bundle
+from pipeline.bundle import BUNDLE_FILE, CHECKPOINTS_FOLDER, Bundle
 from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
 from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.errors import DatasetError
@@ -47,7 +47,7 @@ def inspect(path: Location) -> Report:
         raise DatasetError(f"PATH {path} does not exist")
     if path.join(MANIFEST_FILE).exists() or path.join(PLAN_FILE).exists():
         return _archive(Archive.open(path))
-    if path.join(BUNDLE_FILE).exists():
+    if path.join(BUNDLE_FILE).exists() or path.join(CHECKPOINTS_FOLDER).exists():
         return _model(path, Bundle.load(path))
     return _dataset(open_dataset(path, "PATH"))
 
@@ -131,7 +131,9 @@ def _model(path: Location, bundle: Bundle) -> Report:
 
 
 def _archive(archive: Archive) -> Report:
-    manifest = archive.manifest
+    archive.check_parts()
+    manifest, by_part = archive.manifest, archive.sizes()
+    total = by_part["total"]
     figures = {
         "what": "archive",
         "version": ".".join(map(str, manifest["version"])),
@@ -140,10 +142,9 @@ def _archive(archive: Archive) -> Report:
         "files": manifest["files"],
         "parts": manifest["parts"],
         "bytes_in": manifest["bytes_in"],
-        "bytes_out": manifest["bytes"]["total"],
-        "ratio": manifest["bytes_in"] / manifest["bytes"]["total"],
+        "bytes_out": total,
+        "ratio": manifest["bytes_in"] / total,
     }
-    total = manifest["bytes"]["total"]
     sizes = [
         {
             "part": name,
@@ -151,7 +152,7 @@ def _archive(archive: Archive) -> Report:
             "share %": 100 * size / total,
             "bits/row": 8 * size / max(1, archive.rows),
         }
-        for name, size in manifest["bytes"].items()
+        for name, size in by_part.items()
     ]
     bundle = archive.model()
     return Report(

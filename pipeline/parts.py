@@ -10,9 +10,8 @@ import contextlib
 import hashlib
 import json
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bundle import schema_from_text, schema_to_text
+from pipeline.cells import Dictionaries, pack_cell, pack_dictionaries, unpack_cell, unpack_dictionaries
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError
 from pipeline.rows import Exceptions
@@ -29,8 +29,7 @@ from pipeline.storage import Location
 _META_UNIT = b"parvae.unit"
 _META_PLAN = b"parvae.plan"
 _META_SCHEMA = b"parvae.source_schema"
-_CELL = struct.Struct("<4sII")
-_CELL_MAGIC = b"PVX1"
+_META_DICTIONARIES = b"parvae.dictionaries"
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, OverflowError, struct.error)
 """What reading a damaged part raises."""
 
@@ -43,11 +42,13 @@ class Block:
         passthrough: The columns that were copied.
         latents: float32 array of shape (rows, Z).
         exceptions: What the latents cannot say.
+        dictionaries: Source dictionaries of modelled dictionary columns: entries and their order.
     """
 
     passthrough: pa.RecordBatch
     latents: npt.NDArray[np.float32]
     exceptions: Exceptions
+    dictionaries: Dictionaries = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,19 @@ class PartWriter:
         }
         self._schema = pa.schema(fields, metadata)
         self._passthrough = list(passthrough)
+        self._dictionary_columns = {
+            name
+            for name, kind in zip(source_schema.names, source_schema.types, strict=True)
+            if pa.types.is_dictionary(kind) and name not in passthrough
+        }
+        self._dictionaries: Dictionaries = {}
         self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", compression_level=6, write_page_checksum=True
+            path,
+            self._schema,
+            compression="zstd",
+            compression_level=6,
+            write_page_checksum=True,
+            write_statistics=self._passthrough,  # those of a corrections cell would hold the cell twice more
         )
         self.rows = 0
 
@@ -110,14 +122,26 @@ class PartWriter:
         latent_type = self._schema.field(len(arrays)).type
         arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), type=latent_type))
         cells: list[bytes | None] = [None] * batch.num_rows
-        cells[0] = _pack_exceptions(exceptions) if exceptions else None
+        own = self._own_dictionaries(batch)
+        cells[0] = pack_cell(exceptions, own) if exceptions or own else None
         arrays.append(pa.array(cells, pa.binary()))
         table = pa.Table.from_arrays(arrays, schema=self._schema)
         self._writer.write_table(table, row_group_size=batch.num_rows)
         self.rows += batch.num_rows
 
+    def _own_dictionaries(self, batch: pa.RecordBatch) -> Dictionaries:
+        """The dictionaries of a block that are not those of the part, which are the first block's."""
+        own: Dictionaries = {}
+        for name in sorted(self._dictionary_columns & set(batch.schema.names)):
+            dictionary = batch.column(batch.schema.get_field_index(name)).dictionary
+            if not self._dictionaries.setdefault(name, dictionary).equals(dictionary):
+                own[name] = dictionary
+        return own
+
     def close(self) -> None:
         """Writes the footer."""
+        if self._dictionaries:
+            self._writer.add_key_value_metadata({_META_DICTIONARIES: pack_dictionaries(self._dictionaries)})
         self._writer.close()
 
 
@@ -144,6 +168,7 @@ class PartReader:
                 self.source_schema = schema_from_text(metadata[_META_SCHEMA].decode())
                 found = (metadata[_META_PLAN].decode(), json.loads(metadata[_META_UNIT]))
                 self.rows: int = self._file.metadata.num_rows
+                self._dictionaries = unpack_dictionaries(self._file.metadata.metadata.get(_META_DICTIONARIES))
                 self._check_columns()
             except FileNotFoundError as error:
                 raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
@@ -201,12 +226,12 @@ class PartReader:
         table = self._file.read_row_group(number, use_threads=False)
         rest = table.drop_columns([self._columns.latent, self._columns.corrections])
         cell = table[self._columns.corrections][0].as_py()
-        exceptions = {} if cell is None else _unpack_exceptions(cell, table.num_rows)
+        exceptions, own = ({}, {}) if cell is None else unpack_cell(cell, table.num_rows)
         latents = table[self._columns.latent].combine_chunks()
         values = latents.flatten().to_numpy().reshape(table.num_rows, latents.type.list_size)
         if not np.isfinite(values).all():
             raise ValueError("a latent is not finite")
-        return Block(_one_batch(rest, table.num_rows), values, exceptions)
+        return Block(_one_batch(rest, table.num_rows), values, exceptions, {**self._dictionaries, **own})
 
 
 def sha256_file(path: str) -> str:
@@ -224,47 +249,6 @@ def _one_batch(table: pa.Table, rows: int) -> pa.RecordBatch:
     batch: pa.RecordBatch = batches[0]
     batch.validate()
     return batch
-
-
-def _pack_exceptions(exceptions: Exceptions) -> bytes:
-    names, arrays = [], []
-    for column, (states, exact) in exceptions.items():
-        names.append(f"s:{column}")
-        arrays.append(_one_list(pa.array(states)))
-        if exact is not None and len(exact):
-            names.append(f"x:{column}")
-            arrays.append(_one_list(exact))
-    batch = pa.RecordBatch.from_arrays(arrays, names)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    body: bytes = sink.getvalue().to_pybytes()
-    return _CELL.pack(_CELL_MAGIC, len(body), zlib.crc32(body)) + body
-
-
-def _unpack_exceptions(cell: bytes, rows: int) -> Exceptions:
-    magic, size, checksum = _CELL.unpack_from(cell)
-    body = cell[_CELL.size :]
-    if magic != _CELL_MAGIC or size != len(body) or checksum != zlib.crc32(body):
-        raise ValueError("the corrections fail their checksum")
-    with pa.ipc.open_stream(body) as reader:
-        batch = reader.read_next_batch()
-    batch.validate(full=True)
-    exceptions: Exceptions = {}
-    for name, array in zip(batch.schema.names, batch.columns, strict=True):
-        role, column = name.split(":", 1)
-        if role == "s":
-            states = array.flatten().to_numpy()
-            if len(states) != rows:
-                raise ValueError(f"column {column!r} has {len(states)} states for {rows} rows")
-            exceptions[column] = (states, None)
-        else:
-            exceptions[column] = (exceptions[column][0], array.flatten())
-    return exceptions
-
-
-def _one_list(values: pa.Array) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -256,6 +256,14 @@ def check_output(output: Location, what: str, inputs: dict[str, Location]) -> No
         first, second = _comparable(output), _comparable(source)
         if first.startswith(second) or second.startswith(first):
             raise OutputError(f"{what} {output} overlaps {name} {source}; choose a folder outside of it")
+    if output.is_local:
+        place = output.path
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if not os.path.isdir(place):
+            raise OutputError(f"{what} {output} cannot be a folder: {place} is a file; choose another place")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise OutputError(f"{what} {output} cannot be written: no permission in {place}; choose another place")
 
 
 def _comparable(location: Location) -> str:

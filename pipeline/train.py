@@ -19,7 +19,7 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from pipeline.bundle import BUNDLE_FILE, WEIGHTS_FILE, Bundle, schema_to_text
+from pipeline.bundle import BUNDLE_FILE, CHECKPOINTS_FOLDER, WEIGHTS_FILE, Bundle, schema_to_text
 from pipeline.checkpoints import WEIGHTS, read_state
 from pipeline.cluster import Cluster, connected
 from pipeline.config import Optimization, TrainConfig
@@ -34,7 +34,6 @@ from pipeline.training_data import EpochPlan, PackUnits
 from pipeline.training_loop import LoopSettings, train_worker
 
 LOG = logging.getLogger(__name__)
-RUN_FOLDER = "_train"
 RUN_FILE = "run.json"
 _MAX_WORKER_FAILURES = 3
 
@@ -97,7 +96,7 @@ def train(
         count = cluster.workers_for(workers if gpu or workers else 1, gpu)
         fitted = fit_columns(dataset, options, config.seed, cluster, cluster.workers_for(None, False))
         for name, text in fitted.explanations.items():
-            LOG.info("column %s: %s", name, text)
+            LOG.info("column %r: %s", name, text)
         _begin(model, run)
         weights, history = _fit_network(_Job(dataset, fitted, config, model, cluster, count, gpu))
     seconds = time.monotonic() - started
@@ -106,7 +105,7 @@ def train(
     bundle.save(model)
     if tensorboard is not None:
         _write_events(tensorboard, history)
-    model.join(RUN_FOLDER).remove()
+    model.join(CHECKPOINTS_FOLDER).remove()
     return TrainResult(bundle, dataset.rows, seconds, fitted.explanations)
 
 
@@ -226,7 +225,7 @@ def _run_config(model: Location) -> ray.train.RunConfig:
     if not model.is_local:
         storage["storage_filesystem"] = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(model.fs))
     return ray.train.RunConfig(
-        name=RUN_FOLDER,
+        name=CHECKPOINTS_FOLDER,
         failure_config=ray.train.FailureConfig(max_failures=_MAX_WORKER_FAILURES),
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         **storage,
@@ -242,7 +241,7 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
     """Refuses a folder that holds a model, another run, or anything that is not parvae's."""
     if model.is_empty():
         return
-    record = model.join(RUN_FOLDER, RUN_FILE)
+    record = model.join(CHECKPOINTS_FOLDER, RUN_FILE)
     if not model.join(BUNDLE_FILE).exists() and not record.exists():
         raise OutputError(f"--model {model} holds something that is no model; choose an empty folder")
     if overwrite:
@@ -260,16 +259,16 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
 def _begin(model: Location, run: str) -> None:
     """Clears what is to be overwritten and says which run the folder belongs to."""
     if _run_of(model) != run:
-        for name in (BUNDLE_FILE, WEIGHTS_FILE, RUN_FOLDER):
+        for name in (BUNDLE_FILE, WEIGHTS_FILE, CHECKPOINTS_FOLDER):
             model.join(name).remove()
     model.join(BUNDLE_FILE).remove()
-    model.join(RUN_FOLDER, RUN_FILE).write_json({"run": run})
+    model.join(CHECKPOINTS_FOLDER, RUN_FILE).write_json({"run": run})
 
 
 def _run_of(model: Location) -> str | None:
     """Fingerprint of the unfinished run in a folder; None if there is none, or its record is damaged."""
     try:
-        return str(model.join(RUN_FOLDER, RUN_FILE).read_json()["run"])
+        return str(model.join(CHECKPOINTS_FOLDER, RUN_FILE).read_json()["run"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -197,7 +197,10 @@ def test_is_an_output_that_holds_something_else_refused(
         assert "not empty" in refuse("decode", archive, "--out", other, *extra)
     assert "holds a model already" in refuse("train", data, "--model", model)
     assert "holds an archive already" in refuse("encode", data, "--model", model, "--out", archive)
-    assert "no archive" in refuse("encode", data, "--model", model, "--out", other / "thesis.tex")
+    for place in (other / "thesis.tex", other / "thesis.tex" / "below"):
+        assert "is a file" in refuse("train", data, "--model", place)
+        assert "is a file" in refuse("encode", data, "--model", model, "--out", place)
+        assert "is a file" in refuse("decode", archive, "--out", place)
 
 
 def test_is_the_unfinished_work_of_others_refused(
@@ -397,3 +400,12 @@ def test_are_logs_json_lines_when_asked_for(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(captured.out) == {"command": "encode", "rows": 1}
     assert run(job, Namespace(command="encode", log_json=False)) == 0
     assert capsys.readouterr().err.endswith(" half of 10\n")
+
+
+def test_do_the_constraints_name_packages_and_versions_only() -> None:
+    import re
+
+    lines = (Path(__file__).resolve().parents[1] / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins
+    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_]+", line)] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,6 @@ def test_does_a_second_encode_refuse_and_overwrite_replace(
 
 
 def test_does_a_killed_encode_continue_with_what_is_missing(archive: dict[str, Path], parvae: Command) -> None:
-    import json
     import shutil
 
     work = archive["work"] / "resumed"
@@ -299,3 +299,80 @@ def test_do_tiny_datasets_work(tmp_path: Path, parvae: Command, rows: int) -> No
     decoded = read(back / "a.parquet")
     assert decoded.num_rows == rows
     assert decoded.schema.equals(table.schema)
+
+
+def test_do_ordered_categories_keep_their_entries_and_order(tmp_path: Path, parvae: Command) -> None:
+    (tmp_path / "data").mkdir()
+    kind = pd.CategoricalDtype(["z", "b", "unused", "a"], ordered=True)
+    for name, letters in (("1", ["a", "b", "z"]), ("2", ["b", "a"])):
+        pd.DataFrame({"size": pd.Categorical(letters * 40, dtype=kind)}).to_parquet(
+            tmp_path / "data" / f"{name}.parquet"
+        )
+    model, out, back = tmp_path / "model", tmp_path / "archive", tmp_path / "back"
+    parvae("train", tmp_path / "data", "--model", model, "--epochs", 2, "--latent", 2)
+    parvae("encode", tmp_path / "data", "--model", model, "--out", out)
+    parvae("decode", out, "--out", back)
+    for name in "12":
+        assert pd.read_parquet(back / f"{name}.parquet")["size"].dtype == kind
+
+
+def test_does_a_corrupt_page_leave_nothing_behind(
+    archive: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.cli import main
+
+    source = archive["data"] / "year=2023" / "a.parquet"
+    chunk = pq.ParquetFile(source).metadata.row_group(0).column(0)
+    (tmp_path / "data").mkdir()
+    data = bytearray(source.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    (tmp_path / "data" / "a.parquet").write_bytes(data)
+    out = tmp_path / "archive"
+    assert main(["encode", str(tmp_path / "data"), "--model", str(archive["model"]), "--out", str(out)]) == 2
+    assert "a.parquet" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["train", str(tmp_path / "data"), "--model", str(tmp_path / "model")]) == 2
+    assert not (tmp_path / "model").exists()
+
+
+def test_does_a_damaged_archive_leave_no_partial_output(
+    archive: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from jobs.cli import main
+
+    broken, back = tmp_path / "archive", tmp_path / "back"
+    shutil.copytree(archive["archive"], broken)
+    part = sorted((broken / "parts").iterdir())[1]
+    whole = part.read_bytes()
+    part.unlink()
+    for command in (["decode", str(broken), "--out", str(back)], ["inspect", str(broken)]):
+        assert main(command) == 2
+        assert part.name in capsys.readouterr().err
+    middle = len(whole) // 4
+    part.write_bytes(whole[:middle] + bytes(256) + whole[middle + 256 :])
+    assert main(["decode", str(broken), "--out", str(back)]) == 2
+    assert part.name in capsys.readouterr().err
+    assert not back.exists()
+
+
+def test_does_a_killed_decode_continue(archive: dict[str, Path], tmp_path: Path, parvae: Command) -> None:
+    import shutil
+
+    from pipeline.archive import Archive
+    from pipeline.storage import Location
+
+    back = tmp_path / "back"
+    shutil.copytree(archive["decoded"], back)
+    plan = Archive.open(Location(str(archive["archive"]))).plan.fingerprint
+    (back / "_decoding.json").write_text(json.dumps({"plan": plan, "columns": None}))
+    (back / "year=2024" / "a.parquet").unlink()
+    (back / "year=2024" / ".tmp-x").write_bytes(b"half-written")
+    kept = (back / "year=2023" / "a.parquet").stat().st_mtime_ns
+    parvae("decode", archive["archive"], "--out", back)
+    assert (back / "year=2023" / "a.parquet").stat().st_mtime_ns == kept
+    names = ("year=2024/a.parquet", "year=2023/a.parquet")
+    assert all((back / name).read_bytes() == (archive["decoded"] / name).read_bytes() for name in names)
+    assert {path.name for path in back.rglob("*") if path.is_file()} == {"a.parquet", "b.parquet"}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 Noise = Literal["gaussian", "uniform", "none"]
+ROUNDING_KL = 0.5 * (math.log(2 * math.pi) + 1 - math.log(12))
+"""KL in nats of a constant latent of unit variance once it is rounded: `kl_uniform` at mu = 0, step = √12."""
 
 
 class Posterior(NamedTuple):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vae_model.config import NetworkConfig
 from vae_model.decoder import Decoder, SpanGroup
 from vae_model.elbo import (
+    ROUNDING_KL,
     LossTerms,
     Objective,
     Posterior,
@@ -71,13 +72,14 @@ class VAE(nn.Module):
         posterior: Posterior = self.encoder(bins_BD)
         return posterior
 
-    def set_latent_grid(self, mean_sigma_Z: Tensor, kl_Z: Tensor, active_threshold: float = 0.01) -> None:
+    def set_latent_grid(self, mean_sigma_Z: Tensor, kl_Z: Tensor, active_threshold: float = ROUNDING_KL) -> None:
         """Fixes the grid that latents are rounded to, and which latents are kept.
 
         Args:
             mean_sigma_Z: Mean posterior deviation of each latent over the data.
             kl_Z: Mean KL of each latent over the data, nats.
-            active_threshold: Latents with a KL of no more than this are stored as 0.
+            active_threshold: Latents with a KL of no more than this are stored as 0: they say less than a
+                constant costs once it is rounded.
         """
         step_Z = latent_step(mean_sigma_Z.to(self.latent_step_Z)).clamp(min=1e-6)
         self.latent_step_Z.copy_(step_Z)
@@ -88,7 +90,7 @@ class VAE(nn.Module):
         step_Z = self.latent_step_Z
         grid_Z = torch.where(step_Z > 0, step_Z, torch.ones_like(step_Z))
         rounded_BZ = torch.where(step_Z > 0, torch.round(mu_BZ / grid_Z) * grid_Z, mu_BZ)
-        return rounded_BZ.masked_fill(~self.latent_active_Z, 0.0)
+        return rounded_BZ.masked_fill(~self.latent_active_Z, 0.0) + 0.0  # no negative zeros
 
     def _decode_groups(self, z_BZ: Tensor) -> list[Parameters]:
         parameters: list[Parameters] = self.decoder(z_BZ.masked_fill(~self.latent_active_Z, 0.0))

@@ -5,7 +5,7 @@
 `column_from_json` store it.
 """
 
-from pipeline.columns.arrays import as_array
+from pipeline.columns.arrays import as_array, with_dictionary
 from pipeline.columns.base import Column, State, Symbols
 from pipeline.columns.infer import KINDS, check_options, column_from_json, explain, fit_column
 from pipeline.columns.kinds import possible_kinds
@@ -25,4 +25,5 @@ __all__ = [
     "explain",
     "fit_column",
     "possible_kinds",
+    "with_dictionary",
 ]

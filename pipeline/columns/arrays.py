@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.columns.base import State
 
@@ -201,3 +202,27 @@ def _with_states(data: Numbers, valid: Mask | None, wide: Mask | None) -> Scalar
     if not states.any():
         return Scalars(data, None)
     return Scalars(np.where(states == State.VALUE, data, np.zeros((), data.dtype)), states)
+
+
+def with_dictionary(values: pa.DictionaryArray, dictionary: pa.Array) -> pa.DictionaryArray:
+    """The same values over another dictionary: its entries in its order, then what it lacks.
+
+    Args:
+        values: A dictionary array.
+        dictionary: Entries of the same type as those of `values`.
+
+    Returns:
+        An array equal by value and of the same type; `values` itself where its index type has no room.
+    """
+    kind = values.type
+    if dictionary.null_count:
+        return values
+    found = pc.index_in(values.dictionary, value_set=dictionary)
+    missing = values.dictionary.filter(found.is_null())
+    used = pc.is_in(missing, value_set=values.dictionary.take(pc.drop_null(values.indices.unique())))
+    missing = missing.filter(used)
+    if len(dictionary) + len(missing) > 2 ** (kind.index_type.bit_width - 1):
+        return values
+    entries = pa.concat_arrays([dictionary, missing]) if len(missing) else dictionary
+    moved = pc.index_in(values.dictionary, value_set=entries).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(moved.take(values.indices), entries, ordered=kind.ordered)

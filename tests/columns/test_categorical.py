@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.columns import ColumnOptions, State, Symbols
+from pipeline.columns import ColumnOptions, State, Symbols, with_dictionary
 
 from .oracle import fit, plain, through_json
 
@@ -112,3 +114,20 @@ def test_integers_are_categories_when_asked() -> None:
     column = fit(values, FORCED)
     assert json.loads(json.dumps(column.to_json()))["categories"] == [5, 0, 2**64 - 1]
     assert column.to_values(column.from_values(values)).equals(values)
+
+
+@given(
+    words=st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=20),
+    entries=st.permutations("abcdefghij"),
+    kept=st.integers(0, 10),
+)
+def test_does_another_dictionary_keep_the_values_and_its_own_order(
+    words: list[str], entries: list[str], kept: int
+) -> None:
+    values = pa.array([*words, None]).dictionary_encode()
+    dictionary = pa.array(entries[:kept], pa.string())
+    moved = with_dictionary(values, dictionary)
+    assert moved.type == values.type
+    assert moved.to_pylist() == values.to_pylist()
+    assert moved.dictionary.to_pylist()[:kept] == entries[:kept]
+    assert set(moved.dictionary.to_pylist()[kept:]) == set(words) - set(entries[:kept])
