@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     config = TrainConfig(
         passthrough=("label",),
         columns={"image": ColumnOptions(kind="vector", shape=(8, 8))},
-        network=NetworkConfig(latent_dim=LATENTS),
+        network=NetworkConfig(latent_dim=LATENTS, hidden=(128,), conv_channels=(8, 16)),
         training=Optimization(epochs=options.epochs),
     )
     with connected():
