@@ -106,6 +106,11 @@ class PartRecord:
     row_groups: tuple[int, ...]
     source_size: int
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PartRecord:
+        """Rebuilds a record from `dataclasses.asdict`'s result, or from a row of `_parts.parquet`."""
+        return cls(**{**data, "row_groups": tuple(data["row_groups"])})
+
     @property
     def work_unit(self) -> WorkUnit:
         """The work unit that the part holds."""
@@ -145,7 +150,7 @@ def records_to_table(records: Sequence[PartRecord]) -> pa.Table:
 
 def records_from_table(table: pa.Table) -> list[PartRecord]:
     """Part records from the table of `_parts.parquet`."""
-    return [PartRecord(**{**row, "row_groups": tuple(row["row_groups"])}) for row in table.to_pylist()]
+    return [PartRecord.from_json(row) for row in table.to_pylist()]
 
 
 @dataclass(frozen=True)

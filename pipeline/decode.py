@@ -185,7 +185,7 @@ class FileDecoder:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Decodes the file; returns how many rows it has."""
-        records = [PartRecord(**{**p, "row_groups": tuple(p["row_groups"])}) for p in item["parts"]]
+        records = [PartRecord.from_json(p) for p in item["parts"]]
         location = self._out.join(item["path"])
         groups = [rows for record in records for rows in record.row_groups]
         with location.publishing() as spool:

@@ -102,7 +102,7 @@ def encode(
         progress = Progress("encode", len(missing))
         try:
             for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu):
-                record = _record(result)
+                record = PartRecord.from_json(result)
                 records[record.unit] = record
                 progress.advance(record.rows)
         except InputError as error:
@@ -271,16 +271,12 @@ def _read_ledger(out: Location, units: list[WorkUnit]) -> dict[int, PartRecord]:
         name = stat.path.removesuffix(".json")
         if name in names:
             try:
-                record = _record(ledger.join(stat.path).read_json()["record"])
+                record = PartRecord.from_json(ledger.join(stat.path).read_json()["record"])
             except (ValueError, TypeError, KeyError):
                 continue
             if published.get(name) == record.bytes and record.work_unit == names[name]:
                 finished[record.unit] = record
     return finished
-
-
-def _record(data: dict[str, Any]) -> PartRecord:
-    return PartRecord(**{**data, "row_groups": tuple(data["row_groups"])})
 
 
 def _finish(out: Location, plan: Plan, dataset: Dataset, records: list[PartRecord]) -> dict[str, Any]:

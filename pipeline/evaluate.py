@@ -103,7 +103,7 @@ class PartEvaluator:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Returns mergeable sums of errors and ELBO terms."""
-        record = PartRecord(**{**item, "row_groups": tuple(item["row_groups"])})
+        record = PartRecord.from_json(item)
         errors = {name: ColumnError() for name in self._bundle.rows.schema.names}
         terms = np.zeros(2 + self._bundle.latent_dim)
         source = read_unit(self._root, record.work_unit, None, self._plan.block_rows)

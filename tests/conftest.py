@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipeline.storage import Location
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -43,6 +46,17 @@ def parvae(ray_session: None, capsys: pytest.CaptureFixture[str]) -> Command:
         return dict(json.loads(captured.out.splitlines()[-1]))
 
     return call
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    """An empty place, on the disk and in fsspec's object store in memory."""
+    if request.param == "local":
+        yield Location(str(tmp_path / "place"))
+        return
+    location = Location(f"memory://{uuid.uuid4().hex}/place")
+    yield location
+    location.parent.remove()
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from vae_model.config import NetworkConfig
 from vae_model.network import VAE
 from vae_model.weights import to_bytes
 
+INTEGER_TYPES = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+
 TINY = NetworkConfig(latent_dim=3, hidden=(8,), conv_channels=())
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.compare import ColumnError
+from tests.small import INTEGER_TYPES
 
 NAN, INF = math.nan, math.inf
 
@@ -62,19 +63,7 @@ def brute(left: list[Any], right: list[Any]) -> dict[str, Any]:
     }
 
 
-INTEGERS = {
-    kind: (int(np.iinfo(str(kind)).min), int(np.iinfo(str(kind)).max))
-    for kind in (
-        pa.int8(),
-        pa.int16(),
-        pa.int32(),
-        pa.int64(),
-        pa.uint8(),
-        pa.uint16(),
-        pa.uint32(),
-        pa.uint64(),
-    )
-}
+INTEGERS = {kind: (int(np.iinfo(str(kind)).min), int(np.iinfo(str(kind)).max)) for kind in INTEGER_TYPES}
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +24,6 @@ from pipeline.dataset import (
 )
 from pipeline.errors import DatasetError
 from pipeline.storage import Location
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    """An empty place, on the disk and in fsspec's object store in memory."""
-    if request.param == "local":
-        yield Location(str(tmp_path / "data"))
-        return
-    location = Location(f"memory://{uuid.uuid4().hex}/data")
-    yield location
-    location.parent.remove()
 
 
 def table(rows: int = 10, first: int = 0) -> pa.Table:

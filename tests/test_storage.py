@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError, OutputError
 from pipeline.storage import Location, check_output, locate
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    """An empty place, on the disk and in fsspec's object store in memory."""
-    if request.param == "local":
-        yield Location(str(tmp_path / "place"))
-        return
-    location = Location(f"memory://{uuid.uuid4().hex}/place")
-    yield location
-    location.parent.remove()
 
 
 def names(folder: Location) -> list[str]:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from pipeline.columns import ColumnOptions
+from tests.small import INTEGER_TYPES
 
 EXAMPLES = int(os.environ.get("PARVAE_EXAMPLES", "6"))
 """Examples a test and type; PARVAE_EXAMPLES=300 searches for bugs."""
@@ -45,19 +46,7 @@ def _case(data_type: pa.DataType, label: str = "", **options: Any) -> Case:
     return Case(data_type, ColumnOptions(**options), label)
 
 
-INTEGERS = [
-    _case(t)
-    for t in (
-        pa.int8(),
-        pa.int16(),
-        pa.int32(),
-        pa.int64(),
-        pa.uint8(),
-        pa.uint16(),
-        pa.uint32(),
-        pa.uint64(),
-    )
-]
+INTEGERS = [_case(t) for t in INTEGER_TYPES]
 FLOATS = [_case(t) for t in (pa.float16(), pa.float32(), pa.float64())]
 FLOATS.append(_case(pa.float64(), "double standard", scaling="standard"))
 DECIMALS = [
