@@ -61,16 +61,22 @@ def run(job: Job, options: argparse.Namespace) -> int:
         try:
             figures = job(options)
         except ParvaeError as error:
-            print(f"parvae {options.command}: {error}", file=sys.stderr)
-            return error.exit_code
+            return _refuse(options, str(error), error.exit_code)
         except OSError as error:
-            print(f"parvae {options.command}: {_explain(error)}", file=sys.stderr)
-            return 1
+            return _refuse(options, _explain(error), 1)
         except KeyboardInterrupt:
-            print(f"parvae {options.command}: interrupted; run the same command to continue", file=sys.stderr)
-            return 130
+            return _refuse(options, "interrupted; run the same command to continue", 130)
     print(json.dumps({"command": options.command, **figures}), flush=True)
     return 0
+
+
+def _refuse(options: argparse.Namespace, reason: str, status: int) -> int:
+    """Says in one line why there are no figures; returns the exit status."""
+    message = f"parvae {options.command}: {reason}"
+    if options.log_json:
+        message = json.dumps({"time": time.time(), "level": "ERROR", "message": message})
+    print(message, file=sys.stderr)
+    return status
 
 
 def _explain(error: OSError) -> str:

@@ -214,6 +214,7 @@ def _check_output_folder(out: Location, plan: Plan, overwrite: bool) -> None:
     if overwrite:
         return
     if out.join(MANIFEST_FILE).exists():
+        out.join(LEDGER_FOLDER).remove()  # left by a run that was killed after its last step
         raise OutputError(f"--out {out} holds an archive already; choose another folder, or give --overwrite")
     if read_plan(out) != plan:
         raise OutputError(

@@ -224,8 +224,8 @@ def locate(text: str, what: str) -> Location:
         what: Name of the argument, for messages ("DATA", "--model").
 
     Raises:
-        ConfigError: If the protocol is unknown, or the path is relative inside a submitted Ray job, whose
-            working directory is a copy that disappears.
+        ConfigError: If the protocol is unknown, an object store refuses or does not answer, or the path is
+            relative inside a submitted Ray job, whose working directory is a copy that disappears.
     """
     if not text or text.isspace():
         raise ConfigError(f"{what} is empty; give a path or a URI")
@@ -243,7 +243,16 @@ def locate(text: str, what: str) -> Location:
         _ = location.fs
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{what} {text!r} cannot be opened: {error}") from error
-    return Location(location.path) if location.is_local else location
+    if location.is_local:
+        return Location(location.path)
+    try:
+        location.exists()
+    except Exception as error:  # every store's library has exceptions of its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"{what} {text}: the store refuses or does not answer ({reason}); check credentials, endpoint and bucket"
+        ) from error
+    return location
 
 
 def check_output(output: Location, what: str, inputs: dict[str, Location]) -> None:

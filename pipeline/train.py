@@ -247,6 +247,7 @@ def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
     if overwrite:
         return
     if model.join(BUNDLE_FILE).exists():
+        model.join(CHECKPOINTS_FOLDER).remove()  # left by a run that was killed after its last step
         raise OutputError(f"--model {model} holds a model already; choose another folder, or give --overwrite")
     if _run_of(model) != run:
         raise OutputError(

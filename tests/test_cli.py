@@ -402,6 +402,32 @@ def test_are_logs_json_lines_when_asked_for(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.endswith(" half of 10\n")
 
 
+def test_is_a_refusal_one_json_line_when_logs_are_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path / "nothing"), "--log-json"]) == 2
+    line = json.loads(capsys.readouterr().err)
+    assert line["level"] == "ERROR"
+    assert "nothing" in line["message"]
+
+
+def test_is_a_store_that_does_not_answer_one_clear_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(self: MemoryFileSystem, path: str, **_: object) -> bool:
+        raise NoCredentialsError("unable to locate\ncredentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    assert main(["inspect", "memory://bucket/data"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "memory://bucket/data" in lines[0]
+    assert "unable to locate credentials" in lines[0]
+
+
 def test_do_the_constraints_name_packages_and_versions_only() -> None:
     import re
 
