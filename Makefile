@@ -1,5 +1,5 @@
 PYTHON ?= python3
-# More arguments for installing torch, e.g. --index-url https://download.pytorch.org/whl/cpu
+# More arguments for installing torch, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_TORCH ?=
 BIN = .venv/bin
 

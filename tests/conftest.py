@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipeline.storage import Location
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# The same examples in every run, and no clock: a slow machine is no bug.
+settings.register_profile("parvae", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("parvae")
 
 Command = Callable[..., dict[str, Any]]
 

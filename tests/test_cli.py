@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -429,9 +430,36 @@ def test_is_a_store_that_does_not_answer_one_clear_line(
 
 
 def test_do_the_constraints_name_packages_and_versions_only() -> None:
-    import re
-
     lines = (Path(__file__).resolve().parents[1] / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins
     assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_]+", line)] == []
+
+
+def readme_commands() -> list[list[str]]:
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    blocks = [block.split("```")[0] for block in text.split("```sh\n")[1:]]
+    words = [line.split("#")[0].split() for block in blocks for line in block.splitlines()]
+    plain = [line[1:] for line in words if line[:1] == ["parvae"]]
+    jobs = [line[line.index("-m") + 1 :] for line in words if line[:3] == ["ray", "job", "submit"]]
+    return [*plain, *([line[0].removeprefix("jobs."), *line[1:]] for line in jobs)]
+
+
+def test_does_the_readme_give_commands_that_exist() -> None:
+    from jobs.cli import _parser
+
+    commands = readme_commands()
+    assert {command[0] for command in commands} >= {"inspect", "train", "encode", "decode", "evaluate"}
+    for command in commands:
+        assert _parser(command).parse_args(command).command == command[0]
+
+
+def test_does_the_readme_name_every_file_and_no_other() -> None:
+    root = Path(__file__).resolve().parents[1]
+    table = (root / "README.md").read_text().split("## Files")[1].split("## Glossary")[0]
+    named = set(re.findall(r"`([\w./]+\.(?:py|md|yaml|txt))`", table))
+    bare = {Path(name).name for name in named}
+    files = [path for package in ("vae_model", "pipeline") for path in (root / package).glob("*.py")]
+    assert [path.name for path in files if path.name != "__init__.py" and path.name not in bare] == []
+    packages = [root, root / "vae_model", root / "pipeline", root / "jobs", root / "docs"]
+    assert [name for name in named if not any((place / name).exists() for place in packages)] == []
