@@ -150,6 +150,8 @@ class TrainingRun:
 
     def run(self) -> None:
         """Trains until both phases are over, or the loss is not finite."""
+        if self.state.done:  # the driver was killed after the last epoch: give it the checkpoint again
+            self._report()
         while not self.state.done:
             started = time.monotonic()
             totals = self._train_epoch()

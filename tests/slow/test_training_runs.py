@@ -116,6 +116,29 @@ def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
     assert not (model / "_train").exists()
 
 
+def test_does_a_run_that_died_after_its_last_epoch_finish(
+    tmp_path: Path, parvae: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.cli import main
+    from pipeline.bundle import Bundle
+
+    data, model = write_correlated(tmp_path / "data", 3000), tmp_path / "model"
+    argv = ["train", str(data), "--model", str(model), "--epochs", "3", "--latent", "2"]
+
+    def die(self: Bundle, folder: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bundle, "save", die)
+        assert main(argv) == 130
+    assert not (model / "bundle.json").exists()
+    figures = parvae(*argv)
+    assert figures["epochs"] == 3
+    calm = parvae(*argv[:3], tmp_path / "calm", *argv[4:])
+    assert bits(figures) == bits(calm)
+    assert (model / "weights.safetensors").read_bytes() == (tmp_path / "calm" / "weights.safetensors").read_bytes()
+
+
 def test_is_a_loss_that_is_not_finite_named(
     tmp_path: Path, parvae: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
