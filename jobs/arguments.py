@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.bounds import Bound
 
 
 def positive(text: str) -> int:
@@ -18,6 +22,31 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return value
+
+
+def error_bound(text: str) -> Bound:
+    """An error bound: `0.01r`, `0`, `0.5`, `none`.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is anything else.
+    """
+    from pipeline.columns import Bound
+
+    try:
+        return Bound.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_error(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds `--error`."""
+    parser.add_argument(
+        "--error",
+        type=error_bound,
+        metavar="BOUND",
+        help="largest error of a decoded value: 0.01r (times the column's range), 0 (bit for bit), 0.5 (in the "
+        f"column's unit), none (nothing is promised) (default: {default})",
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser, default: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jobs.arguments import add_overwrite, add_workers, positive
+from jobs.arguments import add_error, add_overwrite, add_workers, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COL",
         help="a column to copy instead of modelling it: label, key; repeat for more",
     )
-    parser.add_argument("--error", choices=["none"], default="none", help="error bound; none: latents only")
+    add_error(parser, "0.01r")
     parser.add_argument("--latent", type=positive, metavar="N", help="number of latents (default: 16)")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the data (default: by its size)")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of all random draws (default: 0)")
-    parser.add_argument("--config", metavar="FILE", help="YAML file: passthrough, columns, network, training, seed")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file: passthrough, columns, network, training, error, seed"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -43,7 +45,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.storage import locate
 
     settings = dict(parse_setting(text) for text in options.settings)
-    named = {"network.latent_dim": options.latent, "training.epochs": options.epochs, "seed": options.seed}
+    named = {
+        "network.latent_dim": options.latent,
+        "training.epochs": options.epochs,
+        "error": options.error,
+        "seed": options.seed,
+    }
     settings.update({key: value for key, value in named.items() if value is not None})
     text = "" if options.config is None else _read_config(options.config)
     config = load_config(text, options.config or "the configuration", settings, options.passthrough)

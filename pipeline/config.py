@@ -6,18 +6,20 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 import yaml
 
-from pipeline.columns import ColumnOptions
+from pipeline.bounds import Bound, check_promises
+from pipeline.columns import ColumnOptions, ErrorBound
 from pipeline.errors import ConfigError
 from vae_model.config import NetworkConfig
 
 Whole = Annotated[int, pydantic.Strict()]
 """A whole number; YAML's `true` is none."""
 _STRICT = pydantic.ConfigDict(extra="forbid")
+DEFAULT_BOUND = Bound(0.01, relative=True)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class TrainConfig:
         defaults: Options of the columns that `columns` does not name.
         network: The network.
         training: Its training.
-        error: The error bound; only `"none"` yet: latents alone are kept, decoding is approximate.
+        error: The error bound of the columns without one of their own; none: nothing is promised, latents alone
+            are kept.
         seed: Seed of every random draw.
     """
 
@@ -96,13 +99,14 @@ class TrainConfig:
     defaults: ColumnOptions = field(default_factory=ColumnOptions)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: Optimization = field(default_factory=Optimization)
-    error: Literal["none"] = "none"
+    error: ErrorBound = DEFAULT_BOUND
     seed: Whole = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 or more, and less than 2^63")
         scale = self.network.decoder_scale
         _require(math.isfinite(scale), "network.decoder_scale", scale, "a finite number")
+        check_promises(self.error, self.columns, self.defaults)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON."""

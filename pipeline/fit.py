@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import logging
 import pickle
 import zlib
@@ -62,9 +63,10 @@ def column_options(
             raise ConfigError(
                 f"column {name!r} is to be passed through, but the configuration makes it {options[name].kind}"
             )
-        options[name] = ColumnOptions(kind="passthrough")
+        options[name] = ColumnOptions(kind="passthrough", error=options[name].error)
     for name, option in options.items():
-        check_options(schema.field(name), option)
+        # a bound for all columns says nothing of those that are always exact
+        check_options(schema.field(name), option if name in columns else dataclasses.replace(option, error=None))
     if all(option.kind == "passthrough" for option in options.values()):
         raise ConfigError("every column is passed through; nothing is left to model")
     return options

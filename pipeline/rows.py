@@ -7,7 +7,7 @@ the compact byte form in which symbols travel to training workers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.columns import Column, Symbols, column_from_json
-from pipeline.errors import DatasetError
+from pipeline.columns.numeric import NumericColumn
+from pipeline.columns.vector import VectorColumn
+from pipeline.errors import ConfigError, DatasetError
 from vae_model.layout import FeatureLayout
 
-Exceptions = dict[str, tuple[npt.NDArray[np.uint8], pa.Array | None]]
-"""Column name → (states, exactly stored values), for the columns of a batch that need it."""
+Exceptions = dict[str, tuple[npt.NDArray[np.uint8] | None, pa.Array | None]]
+"""Column name → (states, exactly stored values), for the columns of a batch that need it.
+
+The states are None only after `RowTransform.split_exceptions`: the symbols say them."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,78 @@ class RowTransform:
             return np.zeros((batch.num_rows, 0), np.int64), exceptions
         return np.concatenate(parts, axis=1), exceptions
 
+    def with_bounds(self, bounds: Mapping[str, float], samples: pa.RecordBatch | None = None) -> RowTransform:
+        """The coding transform: the same columns on grids that meet error bounds.
+
+        Categorical and boolean columns are exact as they are, temporal ones are made exact. The network never
+        sees these grids: they are for corrections alone.
+
+        Args:
+            bounds: Absolute bound of every numeric and vector column, in its own unit; 0 = bit for bit.
+            samples: Rows from anywhere in the dataset, which choose grids and state symbols.
+
+        Raises:
+            ConfigError: If a bound is negative, not finite, or missing.
+        """
+        columns: list[Column] = []
+        for column in self.columns:
+            bounded = column
+            if isinstance(column, NumericColumn | VectorColumn):
+                bound = 0.0 if column.kind == "temporal" else bounds.get(column.name)
+                if bound is None:
+                    raise ConfigError(f"column {column.name!r} ({column.field.type}) has no error bound")
+                bounded = column.with_bound(bound, None if samples is None else samples.column(column.name))
+            columns.append(bounded)
+        return RowTransform(self.schema, tuple(columns))
+
+    def split_exceptions(self, bins_bd: npt.NDArray[np.int64], exceptions: Exceptions) -> Exceptions:
+        """The exceptions without the states that the symbols say by themselves.
+
+        Args:
+            bins_bd: The symbols of the rows.
+            exceptions: The exceptions of the same rows, from `from_batch`.
+
+        Returns:
+            Exceptions from which `join_exceptions` makes the given ones again.
+        """
+        rest: Exceptions = {}
+        for column, symbols in self._parts(bins_bd):
+            states, exact = exceptions.get(column.name, (None, None))
+            told = column.states_of(symbols)
+            if states is not None and told is not None and np.array_equal(states, told):
+                states = None
+            if states is not None or exact is not None:
+                rest[column.name] = (states, exact)
+        return rest
+
+    def join_exceptions(self, bins_bd: npt.NDArray[np.int64], exceptions: Exceptions) -> Exceptions:
+        """The inverse of `split_exceptions`."""
+        whole: Exceptions = {}
+        for column, symbols in self._parts(bins_bd):
+            states, exact = exceptions.get(column.name, (None, None))
+            if states is None:
+                states = column.states_of(symbols)
+            if states is not None and states.any():
+                whole[column.name] = (states, exact)
+            elif exact is not None:
+                raise ValueError(f"column {column.name!r} has exact values, but no row is stored exactly")
+        return whole
+
     def to_arrays(self, bins_bd: npt.NDArray[np.int64], exceptions: Exceptions) -> dict[str, pa.Array]:
         """Turns symbols back into one array a modelled column."""
         arrays: dict[str, pa.Array] = {}
+        for column, symbols in self._parts(bins_bd):
+            states, exact = exceptions.get(column.name, (None, None))
+            arrays[column.name] = column.to_values(Symbols(symbols, states, exact))
+        return arrays
+
+    def _parts(self, bins_bd: npt.NDArray[np.int64]) -> Iterator[tuple[Column, npt.NDArray[np.int64]]]:
+        """Each modelled column and its symbols."""
         position = 0
         for column in self.modelled:
             width = sum(span.width for span in column.spans())
-            states, exact = exceptions.get(column.name, (None, None))
-            symbols = Symbols(bins_bd[:, position : position + width], states, exact)
-            arrays[column.name] = column.to_values(symbols)
+            yield column, bins_bd[:, position : position + width]
             position += width
-        return arrays
 
     def check_schema(self, schema: pa.Schema, what: str) -> None:
         """Refuses a dataset whose columns are not those the model was fitted to.

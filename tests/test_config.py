@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.columns import ColumnOptions
+from pipeline.columns import Bound, ColumnOptions
 from pipeline.config import Optimization, TrainConfig, load_config, parse_setting
 from pipeline.errors import ConfigError
 
@@ -48,6 +48,42 @@ def test_does_the_configuration_survive_json() -> None:
     config = load(YAML)
     text = json.dumps(config.to_json(), allow_nan=False)
     assert load(text) == config
+
+
+@pytest.mark.parametrize("text", ["0.01r", "0", "0.5", "3", "none", "1e-3"])
+def test_is_a_bound_taken_from_the_file_and_from_a_flag(text: str) -> None:
+    bound = Bound.parse(text)
+    assert load(f"error: {text}").error == load("", error=text).error == load("error: 7", error=bound).error == bound
+    config = load(f"error: {text}")
+    assert load(json.dumps(config.to_json(), allow_nan=False)) == config
+
+
+def test_does_every_column_keep_its_own_bound() -> None:
+    config = load("{columns: {t: {error: 0.5}, u: {error: 0r}, v: {kind: vector}}, defaults: {error: 0.1r}}")
+    assert config.error == Bound(0.01, relative=True)
+    assert config.columns["t"].error == Bound(0.5)
+    assert config.columns["u"].error == Bound(0)
+    assert config.columns["v"].error is None
+    assert config.defaults.error == Bound(0.1, relative=True)
+    assert load(json.dumps(config.to_json(), allow_nan=False)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("columns: {t: {error: none}}", r"columns\.t\.error = 'none', but error = '0\.01r'"),
+        ("defaults: {error: none}", r"defaults\.error = 'none'"),
+        ("{error: none, columns: {t: {error: 0}}}", r"columns\.t\.error = '0', but error = 'none'"),
+        ("{error: none, defaults: {error: 0.5r}}", r"defaults\.error = '0\.5r'"),
+    ],
+)
+def test_is_none_for_a_part_of_the_dataset_refused(text: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}.*whole dataset"):
+        load(text)
+
+
+def test_may_none_be_said_twice() -> None:
+    assert load("{error: none, columns: {t: {error: none}}}").error == Bound(None)
 
 
 def test_do_settings_override_the_file_and_add_to_it() -> None:
@@ -98,7 +134,7 @@ def test_is_a_malformed_setting_refused(text: str) -> None:
         ("epochs: 3", "'epochs'", "passthrough, columns, .*network, training, error, seed"),
         ("training: {epoch: 3}", "'training.epoch'", "epochs, batch_size, learning_rate"),
         ("network: {latent: 3}", "'network.latent'", "latent_dim, hidden, likelihood"),
-        ("columns: {a.b: {kinds: x}}", "'columns.a.b.kinds'", "kind, shape, max_categories, scaling"),
+        ("columns: {a.b: {kinds: x}}", "'columns.a.b.kinds'", "kind, shape, max_categories, scaling, error"),
     ],
 )
 def test_does_an_unknown_key_name_itself_and_the_known_ones(text: str, key: str, known: str) -> None:
@@ -124,7 +160,12 @@ def test_does_an_unknown_key_name_itself_and_the_known_ones(text: str, key: str,
         ("columns: {1: {kind: numeric}}", r"columns\.1"),
         ("passthrough: label", "passthrough = 'label'"),
         ("passthrough: [1]", r"passthrough\.0 = 1"),
-        ("error: 0.5", r"error = 0\.5: .*'none'"),
+        ("error: much", r"c\.yaml: error: 'much' is no error bound: expected 0 \(exact\)"),
+        ("error: true", "error: True is no error bound"),
+        ("error: [1]", r"error: \[1\] is no error bound"),
+        ("error:", "error: None is no error bound"),
+        ("columns: {a: {error: -1}}", r"c\.yaml: columns\.a\.error: -1 is no error bound"),
+        ("defaults: {error: .nan}", r"defaults\.error: nan is no error bound"),
         ("seed: x", "seed = 'x'"),
         ("1: 2", "strings"),
         ("- a", "must hold keys and values"),

@@ -7,16 +7,20 @@
 
 from pipeline.columns.arrays import as_array, with_dictionary
 from pipeline.columns.base import Column, State, Symbols
-from pipeline.columns.infer import KINDS, check_options, column_from_json, explain, fit_column
+from pipeline.columns.bound import Bound, ErrorBound
+from pipeline.columns.infer import BOUNDED_KINDS, KINDS, check_options, column_from_json, explain, fit_column
 from pipeline.columns.kinds import possible_kinds
 from pipeline.columns.options import ColumnOptions
 from pipeline.columns.stats import ColumnStats
 
 __all__ = [
+    "BOUNDED_KINDS",
     "KINDS",
+    "Bound",
     "Column",
     "ColumnOptions",
     "ColumnStats",
+    "ErrorBound",
     "State",
     "Symbols",
     "as_array",

@@ -139,6 +139,14 @@ def narrow(data: Numbers, data_type: pa.DataType) -> Numbers:
         return data.astype(physical_dtype(data_type), copy=False)
 
 
+def odd_nans(values: pa.Array) -> Mask:
+    """True where a float is not, bit for bit, the NaN that decoding writes."""
+    data = read_physical(values)
+    own = narrow(np.array([np.nan]), values.type)
+    unsigned = f"u{own.itemsize}"
+    return np.asarray(data.view(unsigned) != own.view(unsigned), dtype=np.bool_)
+
+
 def place_exact(decoded: pa.Array, states: States, exact: pa.Array | None) -> pa.Array:
     """Puts the exactly stored values where the state says so.
 

@@ -8,7 +8,12 @@ A column turns an Arrow array of n values into n × D_c integer *symbols* (what 
 
 `from_values(array)` and `to_values(symbols)` are inverse up to the column's grid: null-ness, NaN-ness,
 infinities and exactly stored values come back as they were whatever the model says; ordinary values come back
-within half a bin (exactly, for categories, booleans and integer grids of width 1).
+within half a bin (exactly, for categories, booleans and integer grids of width 1). A column with an error bound
+stores exactly what its bins would miss, so the bound holds value by value.
+
+The value symbols of a row are -1 exactly when its state is not `VALUE`. A column whose fitting saw more states has
+a state symbol before them, from which `states_of` reads the states again; without one, -1 is all that the symbols
+say, and `Symbols.states` says the rest.
 """
 
 from __future__ import annotations
@@ -86,6 +91,18 @@ class Column(ABC):
     @abstractmethod
     def to_values(self, symbols: Symbols) -> pa.Array:
         """Turns symbols back into an array of `field.type`; bins outside the grid are clipped to it."""
+
+    def states_of(self, bins: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """The states that a column's own symbols say.
+
+        Args:
+            bins: n × D_c symbols.
+
+        Returns:
+            uint8 array of shape (n,) of `State`; None if the column has no state symbol, or if it says in some
+            row only that there is no ordinary value (-1): the states must then travel apart.
+        """
+        return None
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns.arrays import check_type, valid_mask
+from pipeline.columns.arrays import States, check_type, valid_mask
 from pipeline.columns.base import Column, State, Symbols
 from pipeline.columns.options import ColumnOptions
 from pipeline.columns.states import SeenStates, is_state
@@ -40,6 +41,10 @@ class BooleanColumn(Column):
         """The state symbol, if there is one, and the value symbol."""
         value = Span(self.name, "value", "categorical", start=self.seen.width, width=1, bins=2)
         return [*self.seen.spans(self.name), value]
+
+    def states_of(self, bins: npt.NDArray[np.int64]) -> States | None:
+        """The states that the state symbol says."""
+        return self.seen.states_of(bins)
 
     def from_values(self, values: pa.Array) -> Symbols:
         """Turns values into symbols."""

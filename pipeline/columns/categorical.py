@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns.arrays import check_type, valid_mask
+from pipeline.columns.arrays import States, check_type, valid_mask
 from pipeline.columns.base import Column, State, Symbols
 from pipeline.columns.keys import from_keys, key_type, keys_from_json, keys_to_json, to_keys
 from pipeline.columns.options import ColumnOptions
@@ -55,6 +56,10 @@ class CategoricalColumn(Column):
         bins = len(self.categories)
         value = Span(self.name, "value", "categorical", start=self.seen.width, width=1, bins=bins)
         return [*self.seen.spans(self.name), value]
+
+    def states_of(self, bins: npt.NDArray[np.int64]) -> States | None:
+        """The states that the state symbol says."""
+        return self.seen.states_of(bins)
 
     def from_values(self, values: pa.Array) -> Symbols:
         """Turns values into symbols."""

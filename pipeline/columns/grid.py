@@ -1,4 +1,4 @@
-"""Uniform grids: numbers ↔ bins, without overflow anywhere in int64, uint64 or float64.
+"""Grids, and uniform ones: numbers ↔ bins, without overflow anywhere in int64, uint64 or float64.
 
 A grid covers the closed range [low, high] with bins 0 … bins-1. Values outside it are clipped to it, and so
 are bins; a value that comes back always lies in [low, high].
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -26,16 +25,17 @@ MAX_BINS = 2**62
 _NOMINAL_BINS = 2**53
 _BINS_PER_SCALE = 256
 _LARGEST = float(np.finfo(np.float64).max)
-_SMALLEST = 5e-324
+SMALLEST = 5e-324
+"""The smallest float64 above 0."""
 
 
 class Grid(ABC):
-    """A uniform grid over [low, high].
+    """A grid over [low, high]: numbered values in ascending order.
 
     Attributes:
         low: Smallest value; bin 0 holds it.
         high: Largest value; the last bin holds it.
-        width: Distance between two neighbouring bins.
+        width: Distance between two neighbouring bins, on average if it is not always the same.
     """
 
     kind: ClassVar[str]
@@ -62,7 +62,7 @@ class Grid(ABC):
         """The value of each bin, in a wide dtype; bins outside 0 … bins-1 are clipped."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serializable description; `grid_from_json` gives an equal grid back."""
+        """A JSON-serializable description; `choose_grid.grid_from_json` gives an equal grid back."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
 
@@ -191,7 +191,7 @@ def nominal_grid(low: int | float, high: int | float, scale: float) -> Grid:
     low, high = float(low) + 0.0, float(high) + 0.0
     if low == high:
         return FloatGrid(low, high, 1.0)
-    width = max(scale / _BINS_PER_SCALE, high / _NOMINAL_BINS - low / _NOMINAL_BINS, _SMALLEST)
+    width = max(scale / _BINS_PER_SCALE, high / _NOMINAL_BINS - low / _NOMINAL_BINS, SMALLEST)
     return FloatGrid(low, high, min(width, _LARGEST))
 
 
@@ -240,20 +240,6 @@ def _bounded_int(radius: int, low: int, high: int, centre: int | float | None) -
     return IntGrid(low, high, width)
 
 
-def grid_from_json(data: Mapping[str, Any]) -> Grid:
-    """Rebuilds a grid from `to_json`'s result.
-
-    Raises:
-        ValueError: If the description names another kind of grid.
-    """
-    low, high, width = data["low"], data["high"], data["width"]
-    if data["kind"] == IntGrid.kind:
-        return IntGrid(int(low), int(high), int(width))
-    if data["kind"] == FloatGrid.kind:
-        return FloatGrid(float(low), float(high), float(width))
-    raise ValueError(f"unknown grid kind {data['kind']!r}: expected 'int' or 'float'")
-
-
 def misses_bound(decoded: Numbers, original: Numbers, bound: float) -> Mask:
     """True where |decoded - original| > bound, decided exactly.
 
@@ -277,3 +263,10 @@ def misses_bound(decoded: Numbers, original: Numbers, bound: float) -> Mask:
         distance = np.abs(difference)
         beyond = (distance == bound) & (np.sign(rest) * np.sign(difference) > 0)
     return np.asarray((distance > bound) | beyond, dtype=np.bool_)
+
+
+def differs(decoded: Numbers, original: Numbers) -> Mask:
+    """True where two wide numbers of one dtype are not the same bit for bit: -0.0 is not 0.0."""
+    if original.dtype.kind != "f":
+        return np.asarray(decoded != original, dtype=np.bool_)
+    return np.asarray(decoded.view(np.int64) != original.view(np.int64), dtype=np.bool_)

@@ -46,6 +46,9 @@ KINDS: dict[str, _Fitter] = {
 }
 """The class of each kind."""
 
+BOUNDED_KINDS = ("numeric", "vector")
+"""The kinds that an error bound above 0 applies to; all others are exact."""
+
 
 def check_options(field: pa.Field, options: ColumnOptions) -> None:
     """Refuses options that a column's type does not allow; needs no data.
@@ -69,6 +72,10 @@ def check_options(field: pa.Field, options: ColumnOptions) -> None:
         raise ConfigError(f"{where}: scaling must be 'robust' or 'standard', got {options.scaling!r}")
     if options.shape is not None:
         _check_shape(field, options.shape, where)
+    kind = options.kind or possible[0]
+    bound = options.error
+    if kind not in BOUNDED_KINDS and bound is not None and bound.value is not None and not bound.exact:
+        raise ConfigError(f"{where} is {kind} and always exact: its error cannot be {bound}, only 0")
 
 
 def fit_column(field: pa.Field, stats: ColumnStats, options: ColumnOptions | None = None) -> Column:

@@ -1,8 +1,9 @@
-"""Numbers on a uniform grid: integers, unsigned integers, floats and decimals of any width.
+"""Numbers on a grid: integers, unsigned integers, floats and decimals of any width.
 
 One ordinal symbol, and a state symbol before it if fitting saw nulls, NaN, infinities or decimals wider than
 int64. Without a bound, values outside the fitted range are clipped to it. With a bound every value is decoded
-and compared in its own dtype, and the ones that miss it are stored exactly.
+and compared in its own dtype, and the ones that miss it are stored exactly. A bound of 0 compares bits: -0.0 is
+not 0.0 there, and a NaN with a payload of its own is stored exactly too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,15 @@ from pipeline.columns.arrays import (
     States,
     check_type,
     narrow,
+    odd_nans,
     place_exact,
     read_scalars,
     widen,
     write_scalars,
 )
 from pipeline.columns.base import Column, State, Symbols
-from pipeline.columns.grid import Grid, bounded_grid, grid_from_json, misses_bound, nominal_grid
+from pipeline.columns.choose_grid import bound_check, choose_grid, grid_from_json, may_miss
+from pipeline.columns.grid import Grid, nominal_grid
 from pipeline.columns.kinds import is_decimal
 from pipeline.columns.options import ColumnOptions
 from pipeline.columns.scaling import (
@@ -85,21 +88,33 @@ class NumericColumn(Column):
         seen = SeenStates.of(state for state in State if stats.states[state])
         return cls(field, grid, centre, scale, KNEE if robust else None, seen)
 
-    def with_bound(self, bound: float) -> NumericColumn:
+    def with_bound(self, bound: float, sample: pa.Array | None = None) -> Self:
         """The same column with an absolute error bound in the column's own unit.
 
+        Args:
+            bound: Largest absolute difference; 0 = bit for bit.
+            sample: Values of the column from anywhere in it: they choose the grid of floats, and the states
+                that they have at this bound get a state symbol.
+
         Raises:
-            ConfigError: If the bound is negative or not finite, or 0 for floats.
+            ConfigError: If the bound is negative or not finite.
         """
         scaled = bound
         if is_decimal(self.field.type) and math.isfinite(bound):
             scaled = math.floor(Decimal(repr(float(bound))).scaleb(self.field.type.scale))
             scaled = min(scaled, _ANY_DISTANCE)
+        ordinary = None if sample is None else read_scalars(sample).ordinary().reshape(-1, 1)
         try:
-            grid = bounded_grid(scaled, self.grid.low, self.grid.high, self.centre)
+            grid = choose_grid(scaled, self.grid, self.centre, self.field.type.bit_width, ordinary)
         except ValueError as error:
             raise ConfigError(f"column {self.name!r} ({self.field.type}): {error}") from error
-        return dataclasses.replace(self, grid=grid, bound=scaled)
+        bounded = dataclasses.replace(self, grid=grid, bound=scaled)
+        if sample is None or ordinary is None:
+            return bounded
+        seen = self.seen.also(bounded.from_values(sample).states)
+        if may_miss(grid, ordinary):
+            seen = SeenStates.of([*seen.seen, State.EXACT])
+        return dataclasses.replace(bounded, seen=seen)
 
     def spans(self) -> list[Span]:
         """The state symbol, if there is one, and the value symbol."""
@@ -118,12 +133,16 @@ class NumericColumn(Column):
         )
         return [*self.seen.spans(self.name), value]
 
+    def states_of(self, bins: npt.NDArray[np.int64]) -> States | None:
+        """The states that the state symbol says."""
+        return self.seen.states_of(bins)
+
     def from_values(self, values: pa.Array) -> Symbols:
         """Turns values into symbols."""
         check_type(values, self.field)
         scalars = read_scalars(values)
         bins = self.grid.to_bins(scalars.data)
-        states = scalars.states if self.bound is None else self._checked(scalars, bins, self.bound)
+        states = scalars.states if self.bound is None else self._checked(values, scalars, bins, self.bound)
         missed = is_state(states, State.EXACT)
         exact = None if missed is None else values.filter(pa.array(missed))
         return Symbols(self.seen.beside(bins.reshape(-1, 1), states), states, exact)
@@ -166,12 +185,14 @@ class NumericColumn(Column):
             data["bound"],
         )
 
-    def _checked(self, scalars: Scalars, bins: npt.NDArray[np.int64], bound: float) -> States | None:
-        """The states, with `EXACT` for ordinary values that would miss the bound after decoding."""
+    def _checked(self, values: pa.Array, scalars: Scalars, bins: npt.NDArray[np.int64], bound: float) -> States | None:
+        """The states, with `EXACT` for values that would miss the bound after decoding."""
         decoded = self._own_precision(self.grid.to_values(bins))
         states = np.zeros(len(bins), np.uint8) if scalars.states is None else scalars.states.copy()
-        missed = misses_bound(decoded, scalars.data, bound)
+        missed = bound_check(bound)(decoded, scalars.data)
         states[missed & (states == State.VALUE)] = State.EXACT
+        if bound == 0 and is_state(states, State.NAN) is not None:
+            states[odd_nans(values) & (states == State.NAN)] = State.EXACT
         return states_or_none(states)
 
     def _own_precision(self, data: Numbers) -> Numbers:

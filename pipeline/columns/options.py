@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.columns.bound import ErrorBound
+
 
 @dataclass(frozen=True)
 class ColumnOptions:
@@ -16,9 +18,11 @@ class ColumnOptions:
         max_categories: Most categories that a vocabulary holds; rarer values are stored exactly.
         scaling: How numbers are standardized for the network: by median and quartiles with heavy tails bent
             to a logarithm (`robust`), or by mean and standard deviation (`standard`).
+        error: The column's error bound; None = the one of the dataset.
     """
 
     kind: str | None = None
     shape: tuple[int, ...] | None = None
     max_categories: int = 4096
     scaling: Literal["robust", "standard"] = "robust"
+    error: ErrorBound | None = None

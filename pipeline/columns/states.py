@@ -51,6 +51,23 @@ class SeenStates:
             return []
         return [Span(column, "state", "categorical", start=0, width=1, bins=len(self.seen))]
 
+    def also(self, states: States | None) -> SeenStates:
+        """These states and those of some rows."""
+        return self if states is None else SeenStates.of([*self.seen, *(State(code) for code in np.unique(states))])
+
+    def states_of(self, symbols: npt.NDArray[np.int64]) -> States | None:
+        """The states that the state symbol says: the inverse of `beside`.
+
+        Args:
+            symbols: n × (width + D) symbols.
+
+        Returns:
+            n states; None if there is no state symbol, or if a row has a state that it cannot say.
+        """
+        if not self.width or (symbols[:, 0] < 0).any():
+            return None
+        return np.array(self.seen, np.uint8)[np.minimum(symbols[:, 0], len(self.seen) - 1)]
+
     def beside(self, bins: npt.NDArray[np.int64], states: States | None) -> npt.NDArray[np.int64]:
         """The symbol matrix: the state symbol, then the bins, absent where there is no ordinary value.
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from pipeline.columns.arrays import Numbers, States, check_type, narrow, place_exact, storage_of, widen
 from pipeline.columns.base import Column, State, Symbols
-from pipeline.columns.grid import Grid, bounded_grid, grid_from_json, misses_bound, nominal_grid
+from pipeline.columns.choose_grid import bound_check, choose_grid, grid_from_json, may_miss
+from pipeline.columns.grid import Grid, nominal_grid
 from pipeline.columns.lists import Rows, read_rows, storage_type, wrap, write_rows
 from pipeline.columns.moments import Moments
 from pipeline.columns.options import ColumnOptions
@@ -66,18 +67,31 @@ class VectorColumn(Column):
         seen = SeenStates.of(state for state in State if stats.states[state])
         return cls(field, grid, centre, scale, options.shape, seen)
 
-    def with_bound(self, bound: float) -> VectorColumn:
+    def with_bound(self, bound: float, sample: pa.Array | None = None) -> VectorColumn:
         """The same column with an absolute error bound for each element.
 
+        Args:
+            bound: Largest absolute difference; 0 = bit for bit.
+            sample: Values of the column from anywhere in it: they choose the grid of floats, and the states
+                that they have at this bound get a state symbol.
+
         Raises:
-            ConfigError: If the bound is negative or not finite, or 0 for floats.
+            ConfigError: If the bound is negative or not finite.
         """
         middle = sum(value / len(self.centre) for value in self.centre)
+        bits = storage_type(self.field.type).value_type.bit_width
+        ordinary = None if sample is None else widen(read_rows(sample).ordinary())
         try:
-            grid = bounded_grid(bound, self.grid.low, self.grid.high, middle)
+            grid = choose_grid(bound, self.grid, middle, bits, ordinary)
         except ValueError as error:
             raise ConfigError(f"column {self.name!r} ({self.field.type}): {error}") from error
-        return dataclasses.replace(self, grid=grid, bound=bound)
+        bounded = dataclasses.replace(self, grid=grid, bound=bound)
+        if sample is None or ordinary is None:
+            return bounded
+        seen = self.seen.also(bounded.from_values(sample).states)
+        if may_miss(grid, ordinary):
+            seen = SeenStates.of([*seen.seen, State.EXACT])
+        return dataclasses.replace(bounded, seen=seen)
 
     @property
     def width(self) -> int:
@@ -102,6 +116,10 @@ class VectorColumn(Column):
             shape=self.shape,
         )
         return [*self.seen.spans(self.name), value]
+
+    def states_of(self, bins: npt.NDArray[np.int64]) -> States | None:
+        """The states that the state symbol says."""
+        return self.seen.states_of(bins)
 
     def from_values(self, values: pa.Array) -> Symbols:
         """Turns values into symbols."""
@@ -157,7 +175,7 @@ class VectorColumn(Column):
         if decoded.dtype.kind == "f":
             decoded = widen(narrow(decoded, storage_type(self.field.type).value_type))
         states = np.zeros(len(bins), np.uint8) if rows.states is None else rows.states.copy()
-        missed = misses_bound(decoded, data, bound).any(axis=1)
+        missed = bound_check(bound)(decoded, data).any(axis=1)
         states[missed & (states == State.VALUE)] = State.EXACT
         return states_or_none(states)
 

@@ -189,7 +189,12 @@ def _numbers(data_type: pa.DataType, size: int) -> st.SearchStrategy[np.ndarray]
         number: st.SearchStrategy[Any] = st.one_of(
             st.floats(width=width), st.sampled_from(extremes), st.floats(-8, 8, width=width)
         )
-        return _repeating(number, size).map(lambda v: np.array(v, dtype=f"float{width}"))
+        # as bit patterns, so that a NaN keeps its payload
+        pattern = st.one_of(
+            number.map(lambda v: int(np.array(v, f"float{width}").view(f"uint{width}"))),
+            st.integers(0, 2**width - 1),
+        )
+        return _repeating(pattern, size).map(lambda v: np.array(v, dtype=f"uint{width}").view(f"float{width}"))
     low, high = _range(data_type)
     number = st.one_of(st.integers(low, high), st.sampled_from([low, high, 0]), st.integers(max(low, -5), min(high, 5)))
     dtype = f"{'u' if low == 0 and not pa.types.is_temporal(data_type) else ''}int{width}"

@@ -62,6 +62,22 @@ def plain(values: pa.Array) -> list[Any]:
     return values.to_pylist()
 
 
+def raw(values: pa.Array) -> list[Any]:
+    """What must be equal if values are bit for bit the same: of floats the bit patterns, under nulls None."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_floating(values.type):
+        width = values.type.bit_width // 8
+        patterns = np.frombuffer(values.buffers()[1] or b"", f"u{width}", len(values), values.offset * width)
+        return [p if valid else None for p, valid in zip(patterns.tolist(), values.is_valid().to_pylist(), strict=True)]
+    if pa.types.is_fixed_size_list(values.type):
+        width = values.type.list_size
+        elements = raw(values.values.slice(values.offset * width, len(values) * width))
+        rows = [tuple(elements[i * width : (i + 1) * width]) for i in range(len(values))]
+        return [row if valid else None for row, valid in zip(rows, values.is_valid().to_pylist(), strict=True)]
+    return plain(values)
+
+
 def _arrow_key(data_type: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_string_view(data_type) else data_type
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.columns.choose_grid import grid_from_json
 from pipeline.columns.grid import (
     MAX_BINS,
     FloatGrid,
     IntGrid,
     bounded_grid,
-    grid_from_json,
     misses_bound,
     nominal_grid,
 )

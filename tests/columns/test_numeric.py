@@ -153,13 +153,6 @@ def test_an_impossible_bound_names_the_column(bound: float, value: object) -> No
         column.with_bound(bound)
 
 
-def test_floats_have_no_grid_for_a_bound_of_0() -> None:
-    column = fit(pa.array([1.5, 2.5]))
-    assert isinstance(column, NumericColumn)
-    with pytest.raises(ConfigError, match="bound must be above 0"):
-        column.with_bound(0)
-
-
 def test_a_date64_that_is_no_whole_day_is_stored_exactly() -> None:
     day = 86_400_000
     values = pa.array([0, day, day + 1, -1], pa.int64()).view(pa.date64())
