@@ -1,0 +1,81 @@
+"""A codec as JSON: the coding transform without what only networks need, and what codes each column."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.columns import Column, column_from_json
+from pipeline.columns.numeric import NumericColumn
+from pipeline.columns.vector import VectorColumn
+from pipeline.rows import RowTransform
+
+VERSION = 1
+_CODED, _ENCODING = "coded", "encoding"
+_DEFAULTS: Mapping[str, Any] = {"states": ["VALUE"], "knee": None, "shape": None}
+_SCALAR: Mapping[str, Any] = {"centre": 0, "scale": 1.0}
+_VECTOR: Mapping[str, Any] = {"centre": [0.0], "scale": [1.0]}
+
+
+def bare(rows: RowTransform) -> RowTransform:
+    """The same transform with nothing standardized: networks that code see symbols, never features."""
+    return RowTransform(rows.schema, tuple(_bare(column) for column in rows.columns))
+
+
+def to_text(rows: RowTransform, coded: Mapping[str, str], encodings: Mapping[str, str]) -> bytes:
+    """A bare coding transform and the methods of its columns as minified JSON; copied columns are left out."""
+    columns = []
+    for column in rows.modelled:
+        item = column.to_json()
+        defaults = _defaults(item)
+        item = {key: value for key, value in item.items() if key not in defaults or value != defaults[key]}
+        item = {"name": column.name, _CODED: coded[column.name], **item}
+        if column.name in encodings:
+            item[_ENCODING] = encodings[column.name]
+        columns.append(item)
+    description = {"format": "parvae-codec", "version": VERSION, "columns": columns}
+    return json.dumps(description, separators=(",", ":"), allow_nan=False).encode()
+
+
+def from_text(text: bytes, schema: pa.Schema) -> tuple[RowTransform, dict[str, str], dict[str, str]]:
+    """The inverse of `to_text`.
+
+    Args:
+        text: The JSON.
+        schema: The schema of the dataset; columns that the text does not name are copied.
+
+    Raises:
+        ValueError: If it describes no codec, or one of another version (or LookupError, TypeError, …).
+    """
+    description = json.loads(text)
+    if description["format"] != "parvae-codec" or description["version"] != VERSION:
+        raise ValueError(f"format version {description['version']} is unknown; upgrade parvae")
+    items = {item["name"]: item for item in description["columns"]}
+    if not items.keys() <= set(schema.names) or len(items) != len(description["columns"]):
+        raise ValueError("the columns are not those of the schema")
+    columns = [
+        column_from_json(field, {**_defaults(item), **item})
+        for field in schema
+        for item in [items.get(field.name, {"kind": "passthrough"})]
+    ]
+    coded = {name: str(item[_CODED]) for name, item in items.items()}
+    encodings = {name: str(item[_ENCODING]) for name, item in items.items() if _ENCODING in item}
+    return RowTransform(schema, tuple(columns)), coded, encodings
+
+
+def _bare(column: Column) -> Column:
+    if isinstance(column, NumericColumn):
+        return dataclasses.replace(column, centre=0, scale=1.0, knee=None)
+    if isinstance(column, VectorColumn):
+        return dataclasses.replace(column, centre=(0.0,), scale=(1.0,))
+    return column
+
+
+def _defaults(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left out of a column's JSON."""
+    place = _VECTOR if item["kind"] == "vector" else _SCALAR
+    return {**_DEFAULTS, **place}

@@ -1,0 +1,194 @@
+"""Fits a row coder to a sample of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.codec.digits import Digits
+from pipeline.codec.lanes import Lanes
+from pipeline.codec.rowcoder import RowCoder, SymbolRule, network_shape, prepare
+from pipeline.codec.weights import Network
+
+Bins = npt.NDArray[np.int64]
+_DEPENDENCE = 0.01
+"""Share of the order-0 code that the previous row must save before it becomes a context."""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What fitting is told about one symbol.
+
+    Attributes:
+        symbol: Its index in `bins_BD`.
+        bins: Its number of bins.
+        ordinal: Whether neighbouring bins are alike.
+        gate: The state symbol that must be 0 for this one to be there, or -1.
+        coded: Whether the row coder is to code it.
+        state: Whether it is a state symbol; `bins` then counts one more, which says "told apart".
+    """
+
+    symbol: int
+    bins: int
+    ordinal: bool
+    gate: int = -1
+    coded: bool = True
+    state: bool = False
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on a row coder.
+
+    Attributes:
+        hidden: Hidden units.
+        steps: Optimization steps.
+        knots: Knots of ordinal tables.
+        direct: Largest alphabet that is coded as one digit.
+        neighbours: Neighbours of an element; None: all there are.
+    """
+
+    hidden: int
+    steps: int
+    knots: int = 12
+    direct: int = 128
+    neighbours: int | None = None
+
+
+BALANCED = Effort(hidden=64, steps=2000)
+SMALL = Effort(hidden=96, steps=6000)
+Report = Callable[[int, float], None]
+
+
+def fit_row_coder(
+    runs: Sequence[Bins],
+    latents: Sequence[Bins] | None,
+    symbols: Sequence[Symbol],
+    rows: int,
+    effort: Effort,
+    seed: int = 0,
+    report: Report | None = None,
+) -> RowCoder:
+    """Fits a row coder.
+
+    Args:
+        runs: `bins_BD` of contiguous runs of rows, -1 = absent.
+        latents: Latents of the same rows in steps of their grid, or None.
+        symbols: What is to be coded, and what is known beforehand.
+        rows: Rows that the archive will have.
+        effort: Size and training.
+        seed: Seed of every random draw.
+        report: Called with the step and the bits a row.
+    """
+    import torch
+
+    from vae_model.context import CoderTraining, ContextCoder, train_coder
+
+    lanes = _sample_lanes(runs)
+    bins = np.concatenate(runs)
+    previous = depends_on_previous(runs, symbols)
+    rules = tuple(_rule(symbol, bins, lanes, previous, effort) for symbol in sorted(symbols, key=lambda s: s.coded))
+    count = 0 if latents is None else latents[0].shape[1]
+    shape = network_shape(rules, previous, count, effort.hidden, effort.knots)
+    draft = RowCoder(rules, previous, count, None)  # type: ignore[arg-type]
+    prepared = _prepare_runs(rules, runs)
+    digits, level = prepared
+    before = np.concatenate([_previous(len(run)) for run in runs])
+    offset = np.repeat(np.cumsum([0, *(len(run) for run in runs[:-1])]), [len(run) for run in runs])
+    before = np.where(before < 0, -1, before + offset)
+    joined = None if latents is None else np.concatenate(latents)
+    counts = [
+        torch.from_numpy(np.bincount(digits[digits[:, d] >= 0, d], minlength=size))
+        for d, size in enumerate(shape.digits)
+    ]
+    coder = ContextCoder(shape, counts, seed)
+
+    def draw(generator: torch.Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        picked = torch.randint(0, len(digits), (batch,), generator=generator).numpy()
+        contexts = draft._contexts(digits, level, before[picked], picked, joined)
+        return torch.from_numpy(contexts), torch.from_numpy(digits[picked].astype(np.int64))
+
+    batch = int(min(1024, max(256, 2 ** round(np.log2(max(1, len(digits) / 100))))))
+    train_coder(coder, draw, CoderTraining(effort.steps, batch, rows, seed=seed), report)
+    return RowCoder(rules, previous, count, Network(shape, coder.integers()))
+
+
+def depends_on_previous(runs: Sequence[Bins], symbols: Sequence[Symbol]) -> bool:
+    """Whether the previous row says enough about a row: mutual information column by column, bias removed."""
+    saved = total = 0.0
+    for symbol in symbols:
+        pairs = [(run[1:, symbol.symbol], run[:-1, symbol.symbol]) for run in runs if len(run) > 1]
+        if not pairs:
+            return False
+        now, before = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        width = max(1, -(-symbol.bins // 64))
+        now, before = now // width + (now < 0), before // width + (before < 0)
+        joint = np.bincount((now + 1) * 66 + before + 1, minlength=66 * 66).reshape(66, 66)[:66]
+        mutual, entropy = _mutual_information(joint)
+        saved += mutual
+        total += entropy
+    return saved > _DEPENDENCE * max(total, 1e-9)
+
+
+def _mutual_information(joint: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Mutual information and the first entropy, bits, with Miller and Madow's correction."""
+    n = joint.sum()
+
+    def entropy(counts: npt.NDArray[np.int64]) -> float:
+        p = counts[counts > 0] / n
+        return float(-(p * np.log2(p)).sum() + (len(p) - 1) / (2 * n * np.log(2)))
+
+    first, second, both = entropy(joint.sum(1)), entropy(joint.sum(0)), entropy(joint.ravel())
+    return max(0.0, first + second - both), first
+
+
+def _previous(rows: int) -> Bins:
+    return np.arange(-1, rows - 1)
+
+
+def _sample_lanes(runs: Sequence[Bins]) -> list[Lanes]:
+    return [Lanes(len(run), max(1, len(run))) for run in runs]
+
+
+def _prepare_runs(rules: Sequence[SymbolRule], runs: Sequence[Bins]) -> tuple[npt.NDArray[np.int16], Bins]:
+    parts = [prepare(rules, run, lanes) for run, lanes in zip(runs, _sample_lanes(runs), strict=True)]
+    return np.concatenate([part.digits for part in parts]), np.concatenate([part.levels for part in parts])
+
+
+def _rule(symbol: Symbol, bins: Bins, lanes: Sequence[Lanes], previous: bool, effort: Effort) -> SymbolRule:
+    values = bins[:, symbol.symbol]
+    there = values[values >= 0]
+    plain = Digits.fit(there, symbol.bins, symbol.ordinal, direct=effort.direct)
+    rule = SymbolRule(
+        symbol.symbol, symbol.bins, plain, False, symbol.ordinal, symbol.coded, symbol.gate, state=symbol.state
+    )
+    if not (previous and symbol.coded and symbol.ordinal and symbol.bins > effort.direct and len(there)):
+        return rule
+    first = int(np.median(there))
+    change = np.diff(there) + symbol.bins - 1
+    steps = Digits.fit(change, 2 * symbol.bins - 1, True, direct=effort.direct)
+    if _cost(steps, change) < _cost(plain, there[1:]):
+        return SymbolRule(symbol.symbol, symbol.bins, steps, True, True, True, symbol.gate, first)
+    return rule
+
+
+def _cost(digits: Digits, values: Bins) -> float:
+    """Order-0 bits a value, raw bits included."""
+    if not len(values):
+        return 0.0
+    parts, _, widths = digits.split(values)
+    bits = 0.0 if widths is None else float(widths.mean())
+    first = parts[:, 0]
+    bits += _entropy(first)
+    if parts.shape[1] > 1:
+        bits += _entropy(first * 65536 + parts[:, 1]) - _entropy(first)
+    return bits
+
+
+def _entropy(values: Bins) -> float:
+    counts = np.unique(values, return_counts=True)[1]
+    p = counts / counts.sum()
+    return float(-(p * np.log2(p)).sum())

@@ -1,0 +1,290 @@
+"""The row coder: a small autoregressive network over digits, trained for the size of the archive.
+
+It is a NADE (Larochelle & Murray 2011) with inputs beside the row: digit j of a row is coded under
+
+    p(x_j | x_<j, c) = softmax(V_j a_j + B_j),   a_j = relu(b_j + Σ_g T_g[c_g] + Σ_i<j E_i[x_i])
+
+where c are *contexts* (the previous row, latents, neighbouring pixels) and every T_g, E_i is a table. The bias
+B_j may depend on an earlier digit (the low digit of a number on its high digit).
+
+Weights are whole numbers of 1/8, held by a straight-through estimator in the later part of training, and what
+they cost to store is part of the loss: training minimizes the description length of data and model together
+(Hinton & van Camp 1993). `vae_model.integer` evaluates the result exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+UNIT = 0.125
+"""Weights and activations are multiples of this."""
+INTERPOLATION = 16
+"""An entry of an ordinal table is a sixteenth-weighted mean of its two neighbouring knots."""
+LARGEST_WEIGHT = 127
+"""In units."""
+LARGEST_ACTIVATION = 255
+"""In units."""
+_BITS_PER_DOUBLING = 1.6
+_ROUND_FROM = 0.4
+_PRICE_RAMP = 0.3
+
+Draw = Callable[[torch.Generator, int], tuple[Tensor, Tensor]]
+"""Gives (contexts_BG, digits_BD) of a batch of random rows; -1 = absent."""
+
+
+@dataclass(frozen=True)
+class CoderShape:
+    """What a row coder sees and codes.
+
+    Attributes:
+        contexts: Alphabet size of each context; a context of -1 is absent.
+        ordinal_contexts: Whether neighbouring values of a context are alike.
+        digits: Alphabet size of each digit, in the order in which they are coded.
+        ordinal_digits: Whether neighbouring values of a digit are alike.
+        given: For each digit, the earlier digit whose value chooses its biases, or -1.
+        hidden: H, the number of hidden units.
+        knots: Knots of an ordinal table that has more than twice as many entries.
+
+    Raises:
+        ValueError: If the sizes contradict each other.
+    """
+
+    contexts: tuple[int, ...]
+    ordinal_contexts: tuple[bool, ...]
+    digits: tuple[int, ...]
+    ordinal_digits: tuple[bool, ...]
+    given: tuple[int, ...]
+    hidden: int
+    knots: int = 16
+
+    def __post_init__(self) -> None:
+        if len(self.contexts) != len(self.ordinal_contexts) or not (
+            len(self.digits) == len(self.ordinal_digits) == len(self.given)
+        ):
+            raise ValueError("a coder's contexts and digits must each have all their attributes")
+        if any(size < 1 or size > 1 << 16 for size in (*self.contexts, *self.digits)):
+            raise ValueError("alphabets must have 1 to 65,536 values")
+        if any(not -1 <= given < number for number, given in enumerate(self.given)):
+            raise ValueError("a digit's biases may depend on an earlier digit only")
+        if not (1 <= self.hidden <= 512 and 2 <= self.knots <= 256):
+            raise ValueError(f"{self.hidden} hidden units and {self.knots} knots are out of range")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-serializable description."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CoderShape:
+        """Rebuilds a shape from `to_json`'s result."""
+        lists = ("contexts", "ordinal_contexts", "digits", "ordinal_digits", "given")
+        fields: dict[str, Any] = {name: tuple(data[name]) if name in lists else data[name] for name in data}
+        return cls(**fields)
+
+
+class Tables:
+    """Where each table's entries and knots stand, for all contexts and digits together.
+
+    A table of n entries has n + 1 rows, the last for "absent". Ordinal tables with many entries are
+    interpolated between knots.
+
+    Attributes:
+        offset: First entry row of each table.
+        left: For each entry, its left knot (a row of the parameters).
+        right: For each entry, its right knot.
+        share: For each entry, how many sixteenths the right knot has.
+        knot_offset: First knot row of each table, and the total at the end.
+    """
+
+    def __init__(self, sizes: Sequence[int], ordinal: Sequence[bool], knots: int) -> None:
+        left: list[int] = []
+        right: list[int] = []
+        share: list[int] = []
+        self.offset: list[int] = []
+        self.knot_offset = [0]
+        for size, smooth in zip(sizes, ordinal, strict=True):
+            self.offset.append(len(left))
+            first = self.knot_offset[-1]
+            count = knots if smooth and size > 2 * knots else size
+            for entry in range(size):
+                place = entry * (count - 1) * INTERPOLATION // max(1, size - 1)
+                knot, part = divmod(place, INTERPOLATION)
+                left.append(first + knot)
+                right.append(first + min(knot + 1, count - 1))
+                share.append(part)
+            left.append(first + count)
+            right.append(first + count)
+            share.append(0)
+            self.knot_offset.append(first + count + 1)
+        self.left = torch.tensor(left, dtype=torch.long)
+        self.right = torch.tensor(right, dtype=torch.long)
+        self.share = torch.tensor(share, dtype=torch.long)
+        self.sizes = torch.tensor(list(sizes), dtype=torch.long)
+
+    @property
+    def knots(self) -> int:
+        """Rows of the parameters."""
+        return self.knot_offset[-1]
+
+    def expand(self, knots_KH: Tensor) -> Tensor:
+        """Every table's entries (in sixteenths of the knots' unit), from the knots."""
+        share_S1 = self.share.to(knots_KH).unsqueeze(1)
+        return knots_KH[self.left] * (INTERPOLATION - share_S1) + knots_KH[self.right] * share_S1
+
+    def rows(self, values_BT: Tensor) -> Tensor:
+        """Entry rows of values; -1 becomes each table's row for "absent"."""
+        return torch.where(values_BT < 0, self.sizes, values_BT) + torch.tensor(self.offset, dtype=torch.long)
+
+
+class ContextCoder(nn.Module):
+    """The row coder in training; `integers` gives the weights that are deployed.
+
+    Args:
+        shape: What is seen and coded.
+        counts: For each digit, how often each value occurs (for the first biases).
+        seed: Seed of the first weights.
+    """
+
+    def __init__(self, shape: CoderShape, counts: Sequence[Tensor], seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.shape = shape
+        self.contexts = Tables(shape.contexts, shape.ordinal_contexts, shape.knots)
+        self.inputs = Tables(shape.digits, shape.ordinal_digits, shape.knots)
+        widest, count = max(shape.digits), len(shape.digits)
+
+        def normal(*size: int, scale: float) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*size, generator=generator) * scale)
+
+        self.context_KH = normal(self.contexts.knots, shape.hidden, scale=0.05)
+        self.input_KH = normal(self.inputs.knots, shape.hidden, scale=0.05)
+        self.bias_DH = normal(count, shape.hidden, scale=0.1)
+        self.output_DHR = normal(count, shape.hidden, widest, scale=0.05)
+        rows = [shape.digits[given] if given >= 0 else 1 for given in shape.given]
+        self.bias_rows = [0, *torch.tensor(rows).cumsum(0).tolist()]
+        self.logit_QR = nn.Parameter(_first_logits(shape, counts, rows, widest))
+        mask_DR = torch.arange(widest) < torch.tensor(shape.digits)[:, None]
+        self.register_buffer("mask_DR", mask_DR, persistent=False)
+
+    mask_DR: Tensor
+
+    def rounded(self, on: bool) -> tuple[Tensor, ...]:
+        """All weights, rounded with straight-through gradients if `on`."""
+        return tuple(_round(weight) if on else weight for weight in self.parameters())
+
+    def bits(self, contexts_BG: Tensor, digits_BD: Tensor, rounding: bool) -> Tensor:
+        """Code length of each digit, bits_BD; 0 where absent."""
+        context_KH, input_KH, bias_DH, output_DHR, logit_QR = self.rounded(rounding)
+        entry_BDH = F.embedding(self.inputs.rows(digits_BD), self.inputs.expand(input_KH) / INTERPOLATION)
+        hidden_BDH = torch.cumsum(entry_BDH, 1) - entry_BDH + bias_DH
+        if self.shape.contexts:
+            table_SH = self.contexts.expand(context_KH) / INTERPOLATION
+            hidden_BDH = hidden_BDH + F.embedding_bag(self.contexts.rows(contexts_BG), table_SH, mode="sum")[:, None]
+        active_BDH = torch.clamp(F.relu(hidden_BDH), max=LARGEST_ACTIVATION * UNIT)
+        if rounding:
+            active_BDH = active_BDH + (torch.round(active_BDH / UNIT) * UNIT - active_BDH).detach()
+        logits_BDR = torch.bmm(active_BDH.transpose(0, 1), output_DHR).transpose(0, 1) + self._biases(
+            digits_BD, logit_QR
+        )
+        logits_BDR = logits_BDR.masked_fill(~self.mask_DR, -1e9)
+        chosen_BD = logits_BDR.gather(-1, digits_BD.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        nats_BD = torch.logsumexp(logits_BDR, -1) - chosen_BD
+        return nats_BD.masked_fill(digits_BD < 0, 0.0) / math.log(2)
+
+    def _biases(self, digits_BD: Tensor, logit_QR: Tensor) -> Tensor:
+        picked = []
+        for number, given in enumerate(self.shape.given):
+            first = self.bias_rows[number]
+            if given < 0:
+                picked.append(torch.full_like(digits_BD[:, 0], first))
+            else:
+                picked.append(digits_BD[:, given].clamp(min=0) + first)
+        return F.embedding(torch.stack(picked, 1), logit_QR)
+
+    def weight_bits(self) -> Tensor:
+        """About what the weights cost once they are entropy-coded; differentiable."""
+        total = torch.zeros(())
+        for name, weight in self.named_parameters():
+            used = weight * self.mask_DR[:, None] if name == "output_DHR" else weight
+            total = total + torch.log2(1 + (used / UNIT).abs()).sum() * _BITS_PER_DOUBLING
+        return total
+
+    @torch.no_grad()
+    def integers(self) -> dict[str, Tensor]:
+        """The weights as int16 tensors, in units of `UNIT`."""
+        weights = {name: _units(weight).to(torch.int16) for name, weight in self.named_parameters()}
+        weights["output_DHR"] = weights["output_DHR"] * self.mask_DR[:, None]
+        return weights
+
+
+def _units(weight: Tensor) -> Tensor:
+    return torch.round(weight / UNIT).clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT)
+
+
+def _round(weight: Tensor) -> Tensor:
+    return weight + (_units(weight) * UNIT - weight).detach()
+
+
+def _first_logits(shape: CoderShape, counts: Sequence[Tensor], rows: Sequence[int], widest: int) -> Tensor:
+    """Log-frequencies, so that training starts from the order-0 code; the unused end of a row stays 0."""
+    parts = []
+    for size, repeats, count in zip(shape.digits, rows, counts, strict=True):
+        smoothed = count.double() + 0.5
+        logits = torch.zeros(repeats, widest)
+        logits[:, :size] = torch.log(smoothed / smoothed.max()).float().clamp(min=-LARGEST_WEIGHT * UNIT)
+        parts.append(logits)
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class CoderTraining:
+    """How a row coder is trained.
+
+    Attributes:
+        steps: Optimization steps.
+        batch: Rows a step.
+        learning_rate: Adam's peak learning rate (one cycle, Smith & Topin 2018).
+        rows: Rows that the archive will have: they share the weights' cost.
+        seed: Seed of every random draw.
+    """
+
+    steps: int
+    batch: int
+    rows: int
+    learning_rate: float = 8e-3
+    seed: int = 0
+
+
+def train_coder(
+    coder: ContextCoder, draw: Draw, options: CoderTraining, report: Callable[[int, float], None] | None = None
+) -> None:
+    """Trains a coder in place to the least description length of `options.rows` rows and its own weights.
+
+    Args:
+        coder: The coder.
+        draw: Gives random rows.
+        options: Steps, batch, seed.
+        report: Called with the step and the bits a row, about ten times.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    optimizer = torch.optim.Adam(coder.parameters(), lr=options.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, options.learning_rate, total_steps=max(10, options.steps), pct_start=0.1
+    )
+    for step in range(options.steps):
+        contexts_BG, digits_BD = draw(generator, options.batch)
+        bits = coder.bits(contexts_BG, digits_BD, step > _ROUND_FROM * options.steps).sum(1).mean()
+        price = min(1.0, step / (_PRICE_RAMP * options.steps))
+        loss = bits + coder.weight_bits() * (price / options.rows)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if report is not None and step % max(1, options.steps // 10) == 0:
+            report(step, float(bits.detach()))
