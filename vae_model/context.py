@@ -88,7 +88,7 @@ class CoderShape:
         return cls(**fields)
 
 
-class Tables:
+class Tables(nn.Module):
     """Where each table's entries and knots stand, for all contexts and digits together.
 
     A table of n entries has n + 1 rows, the last for "absent". Ordinal tables with many entries are
@@ -102,7 +102,14 @@ class Tables:
         knot_offset: First knot row of each table, and the total at the end.
     """
 
+    left: Tensor
+    right: Tensor
+    share: Tensor
+    _sizes: Tensor
+    _first: Tensor
+
     def __init__(self, sizes: Sequence[int], ordinal: Sequence[bool], knots: int) -> None:
+        super().__init__()
         left: list[int] = []
         right: list[int] = []
         share: list[int] = []
@@ -122,10 +129,9 @@ class Tables:
             right.append(first + count)
             share.append(0)
             self.knot_offset.append(first + count + 1)
-        self.left = torch.tensor(left, dtype=torch.long)
-        self.right = torch.tensor(right, dtype=torch.long)
-        self.share = torch.tensor(share, dtype=torch.long)
-        self.sizes = torch.tensor(list(sizes), dtype=torch.long)
+        numbers = {"left": left, "right": right, "share": share, "_sizes": sizes, "_first": self.offset}
+        for name, values in numbers.items():
+            self.register_buffer(name, torch.tensor(list(values), dtype=torch.long), persistent=False)
 
     @property
     def knots(self) -> int:
@@ -139,7 +145,7 @@ class Tables:
 
     def rows(self, values_BT: Tensor) -> Tensor:
         """Entry rows of values; -1 becomes each table's row for "absent"."""
-        return torch.where(values_BT < 0, self.sizes, values_BT) + torch.tensor(self.offset, dtype=torch.long)
+        return torch.where(values_BT < 0, self._sizes, values_BT) + self._first
 
 
 class ContextCoder(nn.Module):
@@ -169,10 +175,19 @@ class ContextCoder(nn.Module):
         rows = [shape.digits[given] if given >= 0 else 1 for given in shape.given]
         self.bias_rows = [0, *torch.tensor(rows).cumsum(0).tolist()]
         self.logit_QR = nn.Parameter(_first_logits(shape, counts, rows, widest))
+        by_size: dict[int, list[int]] = {}
+        for number, size in enumerate(shape.digits):
+            by_size.setdefault((size - 1).bit_length() // 2, []).append(number)
+        self._groups = list(by_size.values())
+        self._order = torch.argsort(torch.tensor([number for group in self._groups for number in group])).tolist()
         mask_DR = torch.arange(widest) < torch.tensor(shape.digits)[:, None]
         self.register_buffer("mask_DR", mask_DR, persistent=False)
+        self.register_buffer("mask_QR", mask_DR.repeat_interleave(torch.tensor(rows), 0), persistent=False)
+        self.register_buffer("before_DD", torch.ones(count, count).tril(-1), persistent=False)
 
     mask_DR: Tensor
+    mask_QR: Tensor
+    before_DD: Tensor
 
     def rounded(self, on: bool) -> tuple[Tensor, ...]:
         """All weights, rounded with straight-through gradients if `on`."""
@@ -182,34 +197,42 @@ class ContextCoder(nn.Module):
         """Code length of each digit, bits_BD; 0 where absent."""
         context_KH, input_KH, bias_DH, output_DHR, logit_QR = self.rounded(rounding)
         entry_BDH = F.embedding(self.inputs.rows(digits_BD), self.inputs.expand(input_KH) / INTERPOLATION)
-        hidden_BDH = torch.cumsum(entry_BDH, 1) - entry_BDH + bias_DH
+        hidden_BDH = torch.matmul(self.before_DD, entry_BDH) + bias_DH  # the sum over the digits before
         if self.shape.contexts:
             table_SH = self.contexts.expand(context_KH) / INTERPOLATION
             hidden_BDH = hidden_BDH + F.embedding_bag(self.contexts.rows(contexts_BG), table_SH, mode="sum")[:, None]
-        active_BDH = torch.clamp(F.relu(hidden_BDH), max=LARGEST_ACTIVATION * UNIT)
-        if rounding:
-            active_BDH = active_BDH + (torch.round(active_BDH / UNIT) * UNIT - active_BDH).detach()
-        logits_BDR = torch.bmm(active_BDH.transpose(0, 1), output_DHR).transpose(0, 1) + self._biases(
-            digits_BD, logit_QR
-        )
-        logits_BDR = logits_BDR.masked_fill(~self.mask_DR, -1e9)
-        chosen_BD = logits_BDR.gather(-1, digits_BD.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        nats_BD = torch.logsumexp(logits_BDR, -1) - chosen_BD
+        active_BDH: Tensor = _Activation.apply(hidden_BDH, rounding)
+        nats = [self._nats(active_BDH, digits_BD, output_DHR, logit_QR, group) for group in self._groups]
+        nats_BD = torch.cat(nats, 1)[:, self._order]
         return nats_BD.masked_fill(digits_BD < 0, 0.0) / math.log(2)
 
-    def _biases(self, digits_BD: Tensor, logit_QR: Tensor) -> Tensor:
+    def _nats(
+        self, active_BDH: Tensor, digits_BD: Tensor, output_DHR: Tensor, logit_QR: Tensor, group: list[int]
+    ) -> Tensor:
+        """Code length in nats of the digits of one group, which have alphabets of about one size."""
+        widest = max(self.shape.digits[number] for number in group)
+        bias_QR = logit_QR[:, :widest].masked_fill(~self.mask_QR[:, :widest], -1e9)
+        bias_DBR = F.embedding(self._bias_rows(digits_BD, group), bias_QR)
+        active_DBH = active_BDH[:, group].transpose(0, 1)
+        logits_DBR = torch.baddbmm(bias_DBR, active_DBH, output_DHR[group, :, :widest])
+        digits_DB = digits_BD[:, group].clamp(min=0).T
+        nats_N = F.cross_entropy(logits_DBR.flatten(0, 1), digits_DB.flatten(), reduction="none")
+        return nats_N.view(len(group), -1).T
+
+    def _bias_rows(self, digits_BD: Tensor, group: list[int]) -> Tensor:
+        """The row of biases of every digit of a group, rows_DB."""
         picked = []
-        for number, given in enumerate(self.shape.given):
-            first = self.bias_rows[number]
+        for number in group:
+            given, first = self.shape.given[number], self.bias_rows[number]
             if given < 0:
                 picked.append(torch.full_like(digits_BD[:, 0], first))
             else:
                 picked.append(digits_BD[:, given].clamp(min=0) + first)
-        return F.embedding(torch.stack(picked, 1), logit_QR)
+        return torch.stack(picked)
 
     def weight_bits(self) -> Tensor:
         """About what the weights cost once they are entropy-coded; differentiable."""
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.bias_DH.device)
         for name, weight in self.named_parameters():
             used = weight * self.mask_DR[:, None] if name == "output_DHR" else weight
             total = total + torch.log2(1 + (used / UNIT).abs()).sum() * _BITS_PER_DOUBLING
@@ -221,6 +244,22 @@ class ContextCoder(nn.Module):
         weights = {name: _units(weight).to(torch.int16) for name, weight in self.named_parameters()}
         weights["output_DHR"] = weights["output_DHR"] * self.mask_DR[:, None]
         return weights
+
+
+class _Activation(torch.autograd.Function):
+    """relu, clamped and, with `rounding`, rounded to units; its gradient is the clamped relu's."""
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, rounding: bool) -> Tensor:
+        context.save_for_backward((hidden > 0) & (hidden < LARGEST_ACTIVATION * UNIT))
+        if rounding:
+            return (hidden / UNIT).round_().clamp_(0, LARGEST_ACTIVATION).mul_(UNIT)
+        return hidden.clamp(0, LARGEST_ACTIVATION * UNIT)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (passes,) = context.saved_tensors
+        return gradient * passes, None
 
 
 def _units(weight: Tensor) -> Tensor:
@@ -273,7 +312,7 @@ def train_coder(
         report: Called with the step and the bits a row, about ten times.
     """
     generator = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.Adam(coder.parameters(), lr=options.learning_rate)
+    optimizer = torch.optim.Adam(coder.parameters(), lr=options.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options.learning_rate, total_steps=max(10, options.steps), pct_start=0.1
     )

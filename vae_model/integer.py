@@ -63,8 +63,8 @@ class IntegerCoder:
         device: str = "cpu",
     ) -> None:
         self.shape, self._matmul, self.device = shape, matmul, device
-        self._contexts = Tables(shape.contexts, shape.ordinal_contexts, shape.knots)
-        self._inputs = Tables(shape.digits, shape.ordinal_digits, shape.knots)
+        self._contexts = Tables(shape.contexts, shape.ordinal_contexts, shape.knots).to(device)
+        self._inputs = Tables(shape.digits, shape.ordinal_digits, shape.knots).to(device)
         _check_weights(shape, weights, self._contexts, self._inputs)
         tables = (len(shape.contexts) + len(shape.digits) + 1) * LARGEST_WEIGHT * INTERPOLATION
         self._sum_dtype = torch.float32 if tables < 1 << 24 else torch.float64

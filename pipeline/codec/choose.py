@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from pipeline.codec import plain, single
+import pipeline.codec.plain as plain
+import pipeline.codec.single as single
 from pipeline.codec.sections import to_varint
 from pipeline.columns import Column
 from pipeline.rows import RowTransform

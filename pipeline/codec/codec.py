@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.codec import description, plain, single
+import pipeline.codec.description as description
+import pipeline.codec.plain as plain
+import pipeline.codec.single as single
 from pipeline.codec.choose import PARQUET, choose_general
 from pipeline.codec.general import RAW_METHODS, SYMBOL_METHODS
 from pipeline.codec.model import MODEL, UNKNOWN, Latents, LoadModel, ModelCoder

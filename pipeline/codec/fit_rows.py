@@ -16,6 +16,7 @@ from pipeline.codec.weights import Network
 Bins = npt.NDArray[np.int64]
 _DEPENDENCE = 0.01
 """Share of the order-0 code that the previous row must save before it becomes a context."""
+_COARSE = 64
 
 
 @dataclass(frozen=True)
@@ -117,32 +118,38 @@ def fit_row_coder(
 
 
 def depends_on_previous(runs: Sequence[Bins], symbols: Sequence[Symbol]) -> bool:
-    """Whether the previous row says enough about a row: mutual information column by column, bias removed."""
+    """Whether the previous row says enough about a row.
+
+    Column by column, the mutual information of a value's coarse level and the one before it, less what shuffled
+    values of so small a sample would show.
+    """
+    rng = np.random.default_rng(0)
     saved = total = 0.0
     for symbol in symbols:
         pairs = [(run[1:, symbol.symbol], run[:-1, symbol.symbol]) for run in runs if len(run) > 1]
         if not pairs:
             return False
         now, before = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        width = max(1, -(-symbol.bins // 64))
-        now, before = now // width + (now < 0), before // width + (before < 0)
-        joint = np.bincount((now + 1) * 66 + before + 1, minlength=66 * 66).reshape(66, 66)[:66]
-        mutual, entropy = _mutual_information(joint)
-        saved += mutual
+        cuts = _cuts(now)
+        now, before = np.searchsorted(cuts, now, "right"), np.searchsorted(cuts, before, "right")
+        mutual, entropy = _mutual_information(now, before)
+        saved += mutual - _mutual_information(now, rng.permutation(before))[0]
         total += entropy
     return saved > _DEPENDENCE * max(total, 1e-9)
 
 
-def _mutual_information(joint: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Mutual information and the first entropy, bits, with Miller and Madow's correction."""
-    n = joint.sum()
+def _cuts(values: Bins) -> Bins:
+    """Where coarse levels of about equal mass begin; absent values have the lowest one."""
+    there = np.sort(values[values >= 0])
+    if not len(there):
+        return there
+    return np.unique(there[np.linspace(0, len(there) - 1, _COARSE - 1).astype(np.int64)])
 
-    def entropy(counts: npt.NDArray[np.int64]) -> float:
-        p = counts[counts > 0] / n
-        return float(-(p * np.log2(p)).sum() + (len(p) - 1) / (2 * n * np.log(2)))
 
-    first, second, both = entropy(joint.sum(1)), entropy(joint.sum(0)), entropy(joint.ravel())
-    return max(0.0, first + second - both), first
+def _mutual_information(now: Bins, before: Bins) -> tuple[float, float]:
+    """Mutual information of two columns of levels, and the entropy of the first, in bits."""
+    first, second = _entropy(now), _entropy(before)
+    return first + second - _entropy(now * (_COARSE + 1) + before), first
 
 
 def _previous(rows: int) -> Bins:

@@ -26,7 +26,7 @@ from vae_model.context import CoderShape
 
 Bins = npt.NDArray[np.int64]
 LEVELS = 64
-LATENT_REACH = 31
+LATENT_REACH = 15
 """Latents count as at most this many steps from 0."""
 
 
@@ -158,12 +158,13 @@ class RowCoder:
 
     def measure(self, bins: Bins, latents: Bins | None) -> npt.NDArray[np.float64]:
         """The ideal code length of every symbol over a block, raw bits included, in bits."""
-        bits = self._encode(bins, bins < 0, latents, measure=True)[1]
-        return bits
+        return self._encode(bins, bins < 0, latents, measure=True)[1]
 
     def _encode(
         self, bins: Bins, absent: npt.NDArray[np.bool_], latents: Bins | None, measure: bool
     ) -> tuple[dict[int, bytes], npt.NDArray[np.float64]]:
+        if not len(bins):
+            return {}, np.zeros(len(self.symbols))
         lanes = Lanes.of(len(bins), self.previous)
         order = lanes.order()
         prepared = prepare(self.symbols, bins, lanes)
@@ -197,7 +198,7 @@ class RowCoder:
             ValueError: If a stream is missing or damaged.
         """
         last = max((n for n, r in enumerate(self.symbols) if wanted is None or r.symbol in wanted), default=-1)
-        if last < 0:
+        if last < 0 or not len(bins):
             return
         count = self.first_digit[last + 1] if not self.previous else self.first_digit[-1]
         part = {key // 2: data for key, data in streams.items() if key % 2 == 0 and key // 2 < count}
@@ -372,5 +373,5 @@ def network_shape(symbols: Sequence[SymbolRule], previous: bool, latents: int, h
     levels = sum(rule.delta for rule in symbols)
     before = (digits + [LEVELS] * levels, ordinal + [True] * levels) if previous else ([], [])
     contexts = [*before[0], *[2 * LATENT_REACH + 1] * latents]
-    flags = [*before[1], *[True] * latents]
+    flags = [*before[1], *[False] * latents]
     return CoderShape(tuple(contexts), tuple(flags), tuple(digits), tuple(ordinal), tuple(given), hidden, knots)

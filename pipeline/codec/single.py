@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.codec import exact, general
+import pipeline.codec.exact as exact
+import pipeline.codec.general as general
 from pipeline.codec.sections import EXACT, STATES, SYMBOLS, VALUES, Key
 from pipeline.columns.arrays import Numbers, physical_dtype, read_physical, widen
 from pipeline.columns.base import Column, State

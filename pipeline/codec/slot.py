@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from pipeline.codec import plain, single
+import pipeline.codec.plain as plain
+import pipeline.codec.single as single
 from pipeline.codec.choose import PARQUET
 from pipeline.codec.model import MODEL, UNKNOWN, Bins
 from pipeline.codec.sections import Key
