@@ -201,7 +201,7 @@ class ContextCoder(nn.Module):
         if self.shape.contexts:
             table_SH = self.contexts.expand(context_KH) / INTERPOLATION
             hidden_BDH = hidden_BDH + F.embedding_bag(self.contexts.rows(contexts_BG), table_SH, mode="sum")[:, None]
-        active_BDH: Tensor = _Activation.apply(hidden_BDH, rounding)
+        active_BDH: Tensor = _Activation.apply(hidden_BDH, rounding)  # type: ignore[no-untyped-call]
         nats = [self._nats(active_BDH, digits_BD, output_DHR, logit_QR, group) for group in self._groups]
         nats_BD = torch.cat(nats, 1)[:, self._order]
         return nats_BD.masked_fill(digits_BD < 0, 0.0) / math.log(2)

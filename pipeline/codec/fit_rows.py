@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from pipeline.codec.digits import Digits
 from pipeline.codec.lanes import Lanes
-from pipeline.codec.rowcoder import RowCoder, SymbolRule, network_shape, prepare
+from pipeline.codec.rowcoder import RowCoder
+from pipeline.codec.symbols import SymbolRule, network_shape, prepare
 from pipeline.codec.weights import Network
 
 Bins = npt.NDArray[np.int64]
