@@ -296,7 +296,7 @@ class CoderTraining:
     steps: int
     batch: int
     rows: int
-    learning_rate: float = 8e-3
+    learning_rate: float = 0.04
     seed: int = 0
 
 
