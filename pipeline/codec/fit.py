@@ -19,11 +19,12 @@ import pyarrow as pa
 from pipeline.codec import description
 from pipeline.codec.choose import PARQUET, choose, measure
 from pipeline.codec.codec import Codec
-from pipeline.codec.elements import ElementCoder
+from pipeline.codec.elements import ElementCoder, Levels
 from pipeline.codec.fit_elements import fit_element_coder
 from pipeline.codec.fit_rows import BALANCED, SMALL, Effort, Symbol, fit_row_coder
+from pipeline.codec.guide import Guide, latent_indices
 from pipeline.codec.model import MODEL, Bins, Latents
-from pipeline.codec.networks import Networks, Place, latent_indices, places
+from pipeline.codec.networks import Networks, Place, places
 from pipeline.codec.rowcoder import RowCoder
 from pipeline.columns.vector import VectorColumn
 from pipeline.rows import RowTransform
@@ -70,6 +71,8 @@ class _Sample:
     batches: Sequence[pa.RecordBatch]
     runs: list[Bins]
     latents: list[Bins] | None
+    stored: Sequence[Latents] | None
+    guide: Guide | None
     total_rows: int
     effort: Effort
     seed: int
@@ -99,6 +102,7 @@ def fit_codec(
     effort: str,
     seed: int,
     report: Report | None = None,
+    guide: Guide | None = None,
 ) -> FittedCodec:
     """Fits a codec.
 
@@ -111,6 +115,7 @@ def fit_codec(
         effort: "fast" (no networks), "balanced" or "small".
         seed: Seed of every random draw.
         report: Told about progress.
+        guide: What tells element coders of the latents, if those are stored.
     """
     started = time.monotonic()
     rows = description.bare(rows)
@@ -125,9 +130,11 @@ def fit_codec(
     model_bytes = 0
     if effort != FAST and count:
         steps = None if latents is None or latent_steps is None or not (latent_steps > 0).any() else latent_steps
-        indices = None if latents is None or steps is None else [latent_indices(part, steps) for part in latents]
+        indices = None
+        if latents is not None and steps is not None:
+            indices = [latent_indices(part, steps)[:, steps > 0] for part in latents if len(part)]
         runs = [rows.from_batch(batch)[0] for batch in batches if batch.num_rows]
-        sample = _Sample(rows, batches, runs, indices, total_rows, EFFORTS[effort], seed, report)
+        sample = _Sample(rows, batches, runs, indices, latents, guide, total_rows, EFFORTS[effort], seed, report)
         best = {name: _size_of(coded[name], encodings.get(name), found) for name, found in sizes.items()}
         codec, model_bytes = _with_networks(sample, codec, best, sizes, steps)
     return FittedCodec(codec, sizes, model_bytes, time.monotonic() - started, count)
@@ -150,16 +157,18 @@ def _with_networks(
     coded = dict(codec.coded)
     elements: dict[str, ElementCoder] = {}
     for name in wide:
-        coder, size = _fit_elements(sample, name, found[name])
-        if coder is not None:
-            sizes[name][MODEL] = size
-            if size < best[name]:
+        for guided in (False, True):
+            coder, size = _fit_elements(sample, name, found[name], guided)
+            if coder is not None and size < min(best[name], sizes[name].get(MODEL, np.inf)):
                 elements[name], coded[name] = coder, MODEL
+                sizes[name][MODEL] = size
     row_coder = _fit_rows(sample, found, elements, coded, best, sizes)
     if row_coder is None and not elements:
         return codec, 0
     encodings = {name: how for name, how in codec.encodings.items() if coded[name] == PARQUET}
-    networks = Networks(found, row_coder, elements, steps if row_coder is not None else None)
+    seen = steps if row_coder is not None and row_coder.latents else None
+    guide = sample.guide if any(coder.guided for coder in elements.values()) else None
+    networks = Networks(found, row_coder, elements, seen, guide)
     return Codec(sample.rows, coded, encodings, networks), len(networks.to_bytes())
 
 
@@ -167,16 +176,17 @@ def _is_wide(column: object) -> bool:
     return isinstance(column, VectorColumn) and (column.width > _WIDE or column.shape is not None)
 
 
-def _fit_elements(sample: _Sample, name: str, place: Place) -> tuple[ElementCoder | None, float]:
-    """An element coder of a column and the column's expected bytes, weights included."""
+def _fit_elements(sample: _Sample, name: str, place: Place, guided: bool) -> tuple[ElementCoder | None, float]:
+    """An element coder of a column and the column's expected bytes, weights included; None if there can be none."""
     column = next(column for column in sample.rows.modelled if column.name == name)
     bins = np.concatenate([run[run[:, place.first] >= 0, place.first : place.stop] for run in sample.runs])
-    if not len(bins) or not isinstance(column, VectorColumn):
+    guides = _guides(sample, name, place) if guided else None
+    if not len(bins) or not isinstance(column, VectorColumn) or (guided and guides is None):
         return None, 0.0
     total = round(len(bins) * sample.scale)
     coder = fit_element_coder(
         bins,
-        None,
+        guides,
         place.first,
         column.spans()[-1].bins,
         column.shape,
@@ -186,10 +196,23 @@ def _fit_elements(sample: _Sample, name: str, place: Place) -> tuple[ElementCode
         sample.say(name),
     )
     looked_at = max(1, min(len(bins), _MEASURED_ELEMENTS // bins.shape[1]))
-    picked = np.random.default_rng(sample.seed).choice(len(bins), looked_at, replace=False)
-    size = coder.measure(bins[np.sort(picked)], None) / 8 * total / looked_at
+    picked = np.sort(np.random.default_rng(sample.seed).choice(len(bins), looked_at, replace=False))
+    size = coder.measure(bins[picked], None if guides is None else guides[picked]) / 8 * total / looked_at
     weights = sum(array.nbytes for array in coder.network.to_arrays().values())
+    if guided and sample.guide is not None:
+        weights += len(sample.guide.to_bytes())
     return coder, size + weights + _STREAM_BYTES * len(coder.digits.alphabets)
+
+
+def _guides(sample: _Sample, name: str, place: Place) -> Levels | None:
+    """What the latents say of a column's elements in the sample."""
+    if sample.guide is None or sample.stored is None or not sample.guide.speaks_of(name):
+        return None
+    parts = [
+        sample.guide.levels(latents[run[:, place.first] >= 0], name)
+        for latents, run in zip([part for part in sample.stored if len(part)], sample.runs, strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 def _fit_rows(

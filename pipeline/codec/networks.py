@@ -17,7 +17,8 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from pipeline.codec.elements import ElementCoder
+from pipeline.codec.elements import ElementCoder, Levels
+from pipeline.codec.guide import Guide, latent_indices
 from pipeline.codec.model import Bins, Latents
 from pipeline.codec.rowcoder import RowCoder
 from pipeline.codec.sections import FIRST_MODEL_ROLE, Key, Sections
@@ -64,12 +65,14 @@ class Networks:
         rows: The row coder, or None.
         elements: Column name → its element coder.
         latent_steps: Grid steps of the latents that the row coder sees, 0 for those it does not; None without.
+        guide: What tells element coders of the latents; None without.
     """
 
     places: Mapping[str, Place]
     rows: RowCoder | None
     elements: Mapping[str, ElementCoder]
     latent_steps: npt.NDArray[np.float32] | None = None
+    guide: Guide | None = None
 
     def encode(self, bins_BD: Bins, latents_BZ: Latents | None) -> dict[Key, bytes]:
         """Codes the symbols of its columns; see `model.ModelCoder`."""
@@ -77,9 +80,10 @@ class Networks:
         if self.rows is not None:
             streams = self.rows.encode(bins_BD, self._told_apart(bins_BD), self._latents(latents_BZ))
             sections |= {(ROW_ROLE, number): data for number, data in streams.items() if data}
-        for index, coder in enumerate(self.elements.values()):
-            elements = bins_BD[bins_BD[:, coder.first] >= 0, coder.first : coder.stop]
-            for number, data in coder.encode(elements, None).items():
+        for index, (name, coder) in enumerate(self.elements.items()):
+            there = bins_BD[:, coder.first] >= 0
+            guides = self._guides(name, coder, latents_BZ, there)
+            for number, data in coder.encode(bins_BD[there, coder.first : coder.stop], guides).items():
                 if data:
                     sections[ELEMENT_ROLE, _STREAMS_A_COLUMN * index + number] = data
         return sections
@@ -102,7 +106,8 @@ class Networks:
             if self.places[name].state >= 0:
                 there &= bins_BD[:, self.places[name].state] == 0
             bins_BD[:, coder.first : coder.stop] = -1
-            bins_BD[there, coder.first : coder.stop] = coder.decode(streams, int(there.sum()), None)
+            guides = self._guides(name, coder, latents_BZ, there)
+            bins_BD[there, coder.first : coder.stop] = coder.decode(streams, int(there.sum()), guides)
 
     def needs(self, columns: Collection[str]) -> set[str]:
         """All columns from which `columns` are decoded."""
@@ -123,6 +128,9 @@ class Networks:
             description["rows"] = self.rows.to_json()
         if self.latent_steps is not None:
             arrays["latent_steps"] = self.latent_steps
+        if self.guide is not None:
+            arrays["guide"] = np.frombuffer(self.guide.to_bytes(), np.uint8)
+            arrays["guide_steps"] = self.guide.steps
         for index, (name, coder) in enumerate(self.elements.items()):
             arrays |= {f"{index}.{key}": array for key, array in coder.network.to_arrays().items()}
             description["elements"][name] = coder.to_json()
@@ -152,7 +160,10 @@ class Networks:
             name: ElementCoder.from_json(item, _part(arrays, str(index)))
             for index, (name, item) in enumerate(description["elements"].items())
         }
-        networks = cls(found, row_coder, elements, arrays.get("latent_steps"))
+        guide = None
+        if "guide" in arrays:
+            guide = Guide.from_bytes(arrays["guide"].tobytes(), arrays["guide_steps"])
+        networks = cls(found, row_coder, elements, arrays.get("latent_steps"), guide)
         networks._check(rows)
         return networks
 
@@ -166,6 +177,8 @@ class Networks:
             place = self.places[name]
             if (coder.first, coder.stop) != (place.first, place.stop) or coder.bins != sizes[place.first]:
                 raise ValueError(f"the element coder of column {name!r} belongs to another column")
+            if coder.guided and (self.guide is None or not self.guide.speaks_of(name)):
+                raise ValueError(f"the element coder of column {name!r} lacks what tells it of the latents")
         if self.rows is not None and self.rows.latents:
             steps = self.latent_steps
             if steps is None or int((steps > 0).sum()) != self.rows.latents or not np.isfinite(steps).all():
@@ -193,14 +206,17 @@ class Networks:
         """Latents in steps of their grid, those that the row coder sees."""
         if self.latent_steps is None or latents is None:
             return None
-        return latent_indices(latents, self.latent_steps)
+        return latent_indices(latents, self.latent_steps)[:, self.latent_steps > 0]
 
-
-def latent_indices(latents: Latents, steps: npt.NDArray[np.float32]) -> Bins:
-    """Stored latents in steps of their grid, without those of step 0; far ones are clipped."""
-    seen = steps > 0
-    indices = np.rint(latents[:, seen].astype(np.float64) / steps[seen].astype(np.float64))
-    return np.clip(indices, -(2**31), 2**31).astype(np.int64)
+    def _guides(
+        self, name: str, coder: ElementCoder, latents: Latents | None, there: npt.NDArray[np.bool_]
+    ) -> Levels | None:
+        """What the latents say of a column's elements, if its coder listens."""
+        if not coder.guided:
+            return None
+        if self.guide is None or latents is None:
+            raise ValueError(f"column {name!r} needs the stored latents")
+        return self.guide.levels(latents[there], name)
 
 
 def _part(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns.arrays import storage_of
 from pipeline.columns.base import Column
 from pipeline.columns.lists import storage_type
 from pipeline.columns.numeric import NumericColumn
@@ -78,5 +77,5 @@ def _element(data_type: pa.DataType) -> pa.DataType:
 
 def _path(field: pa.Field) -> str:
     """The path of the column's leaf in a Parquet file."""
-    storage = storage_of(pa.array([], field.type)).type
+    storage = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(storage) else str(field.name)
