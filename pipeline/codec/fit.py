@@ -38,6 +38,8 @@ _PILOT = 6
 _CLEARLY_BETTER = 0.9
 _STREAM_BYTES = 12
 """What a stream takes in a cell beside its digits, about."""
+_WORTH_A_NETWORK = 4096
+"""No network earns its own description on a dataset that general tools code in so many bytes."""
 _MEASURED_ROWS = 65_536
 _MEASURED_ELEMENTS = 1 << 21
 
@@ -128,7 +130,7 @@ def fit_codec(
     sizes = {name: {method: size * scale for method, size in found.items()} for name, found in general.items()}
     codec = Codec(rows, coded, encodings)
     model_bytes = 0
-    if effort != FAST and count:
+    if effort != FAST and sum(_smallest(found) for found in sizes.values()) > _WORTH_A_NETWORK:
         steps = None if latents is None or latent_steps is None or not (latent_steps > 0).any() else latent_steps
         indices = None
         if latents is not None and steps is not None:
@@ -138,6 +140,10 @@ def fit_codec(
         best = {name: _size_of(coded[name], encodings.get(name), found) for name, found in sizes.items()}
         codec, model_bytes = _with_networks(sample, codec, best, sizes, steps)
     return FittedCodec(codec, sizes, model_bytes, time.monotonic() - started, count)
+
+
+def _smallest(found: dict[str, float]) -> float:
+    return min(found.values(), default=0.0)
 
 
 def _size_of(method: str, encoding: str | None, found: dict[str, float]) -> float:

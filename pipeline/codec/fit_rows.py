@@ -18,6 +18,8 @@ Bins = npt.NDArray[np.int64]
 _DEPENDENCE = 0.01
 """Share of the order-0 code that the previous row must save before it becomes a context."""
 _COARSE = 64
+_MOST_PASSES = 40
+_FEWEST_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,15 @@ def fit_row_coder(
         contexts = draft._contexts(digits, level, before[picked], picked, joined)
         return torch.from_numpy(contexts), torch.from_numpy(digits[picked].astype(np.int64))
 
-    batch = int(min(1024, max(256, 2 ** round(np.log2(max(1, len(digits) / 100))))))
-    train_coder(coder, draw, CoderTraining(effort.steps, batch, rows, seed=seed), report)
+    batch = int(min(512, max(64, 2 ** round(np.log2(max(1, len(digits) / 100))))))
+    steps = steps_for(effort, len(digits), batch)
+    train_coder(coder, draw, CoderTraining(steps, batch, rows, seed=seed), report)
     return RowCoder(rules, previous, count, Network(shape, coder.integers()))
+
+
+def steps_for(effort: Effort, items: int, batch: int) -> int:
+    """Steps of training: the effort's, but no more than 40 passes over the sample."""
+    return max(_FEWEST_STEPS, min(effort.steps, _MOST_PASSES * items // batch))
 
 
 def depends_on_previous(runs: Sequence[Bins], symbols: Sequence[Symbol]) -> bool:
