@@ -49,6 +49,16 @@ def add_error(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_effort(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds `--effort`."""
+    parser.add_argument(
+        "--effort",
+        choices=("fast", "balanced", "small"),
+        help="time spent on what codes each column smallest: general tools only, small networks too, or larger "
+        f"ones (default: {default})",
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds `--workers` and `--gpu`."""
     parser.add_argument("--workers", type=positive, metavar="N", help=f"Ray workers (default: {default})")

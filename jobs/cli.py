@@ -19,6 +19,7 @@ COMMANDS = {
     "encode": "encode a dataset into an archive",
     "decode": "decode an archive back to the dataset",
     "evaluate": "compare an archive with its dataset",
+    "verify": "check every checksum of an archive",
     "inspect": "explain a dataset, a model or an archive",
 }
 DESCRIPTION = "Learned compression for Parquet datasets, on Ray."

@@ -90,15 +90,17 @@ def write_digits(folder: Location) -> tuple[npt.NDArray[np.float64], npt.NDArray
 def read_latents(archive: Location) -> npt.NDArray[np.float32]:
     """The latents of all rows, in row order; shape (rows, Z)."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from pipeline.archive import Archive
-    from pipeline.parts import PartReader
 
     opened = Archive.open(archive)
     blocks: list[npt.NDArray[np.float32]] = []
     for record in opened.parts:
-        with PartReader(opened.part_location(record), opened.plan.columns, opened.plan.fingerprint) as part:
-            blocks.extend(block.latents for block in part.blocks())
+        part = pa.BufferReader(opened.part_location(record).read_bytes())
+        column = pq.read_table(part, columns=[opened.plan.latent_column]).column(0).combine_chunks()
+        blocks.append(column.flatten().to_numpy().reshape(len(column), column.type.list_size))
     return np.concatenate(blocks)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs.arguments import add_overwrite, add_workers
+from jobs.arguments import add_effort, add_error, add_overwrite, add_workers
+
+if TYPE_CHECKING:
+    from pipeline.request import EncodeOptions
+    from pipeline.storage import Location
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,13 +17,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of Parquet files, or one file")
     parser.add_argument("--model", required=True, metavar="MODEL", help="folder of a trained model")
     parser.add_argument("--out", required=True, metavar="ARCHIVE", help="folder to write the archive to")
+    parser.add_argument(
+        "--keep",
+        choices=("both", "corrections", "latents"),
+        help="what the archive holds: latents and what decoding within the bound needs beside them; only what "
+        "decoding needs, the smallest; or only latents, from which decoding is approximate (default: both)",
+    )
+    add_error(parser, "that of the model; columns with a bound of their own keep theirs")
+    add_effort(parser, "that of the model")
+    parser.add_argument("--dry-run", action="store_true", help="print what every choice would cost; write nothing")
     add_workers(parser, "one a CPU, or one a GPU with --gpu")
     add_overwrite(parser, "an archive")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Encodes; returns the figures."""
+    """Encodes, or says what encoding would cost; returns the figures."""
     from pipeline.encode import encode
+    from pipeline.request import EncodeOptions
     from pipeline.storage import locate
 
     data, model, out = (
@@ -27,16 +41,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         locate(options.model, "--model"),
         locate(options.out, "--out"),
     )
-    result = encode(data, model, out, options.workers, options.gpu, options.overwrite)
-    manifest = result.manifest
+    wanted = EncodeOptions(options.keep, options.error, options.effort)
+    if options.dry_run:
+        return _dry_run(data, model, out, wanted)
+    result = encode(data, model, out, wanted, options.workers, options.gpu, options.overwrite)
+    manifest, plan = result.manifest, result.plan
     return {
         "archive": str(out),
+        "keep": plan.keep,
+        "error": plan.error,
+        "guaranteed": plan.guaranteed,
         **{key: manifest[key] for key in ("rows", "files", "parts", "bytes_in")},
         "bytes": manifest["bytes"],
         "parts_resumed": result.resumed,
         "seconds": result.seconds,
         "rows_per_second": manifest["rows"] / max(result.seconds, 1e-9),
     }
+
+
+def _dry_run(data: Location, model: Location, out: Location, options: EncodeOptions) -> dict[str, Any]:
+    from jobs.inspect import format_table
+    from pipeline.dry_run import dry_run
+
+    report = dry_run(data, model, out, options)
+    for title, rows in report.tables:
+        print(f"{title}\n{format_table(rows)}\n")
+    return report.figures
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jobs.arguments import add_error, add_overwrite, add_workers, positive
+from jobs.arguments import add_effort, add_error, add_overwrite, add_workers, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a column to copy instead of modelling it: label, key; repeat for more",
     )
     add_error(parser, "0.01r")
+    add_effort(parser, "balanced")
     parser.add_argument("--latent", type=positive, metavar="N", help="number of latents (default: 16)")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the data (default: by its size)")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of all random draws (default: 0)")
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file: passthrough, columns, network, training, error, seed"
+        "--config", metavar="FILE", help="YAML file: passthrough, columns, network, training, error, effort, seed"
     )
     parser.add_argument(
         "--set",
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "network.latent_dim": options.latent,
         "training.epochs": options.epochs,
         "error": options.error,
+        "effort": options.effort,
         "seed": options.seed,
     }
     settings.update({key: value for key, value in named.items() if value is not None})
@@ -75,6 +77,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "kl_bits_per_row": best["kl_bits"],
         "active_units": best["active_units"],
         "model_bytes": sum(map(len, result.bundle.files().values())),
+        "error": str(result.bundle.errors.default),
+        "codec_bytes": {keep: sum(map(len, codec.files.values())) for keep, codec in result.codecs.items()},
         "columns": result.explanations,
         "seconds": result.seconds,
     }

@@ -1,11 +1,11 @@
-"""The archive: layout, plan, manifest, reader.
+"""The archive: layout, manifest, reader.
 
 ```
-ARCHIVE/_manifest.json     version, fingerprints, totals; written last
-ARCHIVE/_parts.parquet     one row a part: name, rows, bytes, checksum, source file and row groups
+ARCHIVE/_manifest.json     version, schema, fingerprints, totals; written last
+ARCHIVE/_parts.parquet     one row a part: source file and row groups, bytes, checksums
 ARCHIVE/_plan.json         what encode decided before it started; written first
-ARCHIVE/_model/            the model that decodes it; written first
-ARCHIVE/parts/*.parquet    passthrough columns, latents, corrections; rows in source order
+ARCHIVE/_model/            what decodes it: codec and, with latents, the model; written first
+ARCHIVE/parts/*.parquet    copied and plain columns, latents, corrections; rows in source order
 ```
 Readers go through the manifest, never through a listing.
 """
@@ -13,144 +13,27 @@ Readers go through the manifest, never through a listing.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import re
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.bundle import Bundle
-from pipeline.dataset import WorkUnit
-from pipeline.errors import ArchiveError, ConfigError, ModelError
-from pipeline.parts import PartColumns
+from pipeline.bundle import schema_from_text, schema_to_text
+from pipeline.decoder import Decoder, one_thread
+from pipeline.errors import ArchiveError, ConfigError, ParvaeError
+from pipeline.model import MODEL_FOLDER, ArchiveModel
+from pipeline.parts import VERSION, PartFormat, PartReader
+from pipeline.plan import PLAN_FILE, ROLES, PartRecord, Plan, minified, read_plan, records_from_bytes, records_to_bytes
 from pipeline.storage import Location
 
 FORMAT = "parvae-archive"
-VERSION = (0, 1)
 MANIFEST_FILE = "_manifest.json"
 PARTS_FILE = "_parts.parquet"
-PLAN_FILE = "_plan.json"
-MODEL_FOLDER = "_model"
 PARTS_FOLDER = "parts"
-_PART_NAME = re.compile(r"[0-9]{6,}-[0-9a-f]{12}\.parquet")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `encode` decides before it starts; a rerun on the same archive must come to the same.
-
-    Attributes:
-        keep: What the archive holds of the modelled columns; `"latents"`: decoding is approximate.
-        bundle: Fingerprint of the model.
-        dataset: Fingerprint of the source dataset: names, sizes, versions, row groups.
-        unit_bytes: Uncompressed bytes that a work unit aims at.
-        block_rows: Rows of a block.
-        latent_column: Name of the latent column in the parts.
-        corrections_column: Name of the corrections column in the parts.
-    """
-
-    keep: str
-    bundle: str
-    dataset: str
-    unit_bytes: int
-    block_rows: int
-    latent_column: str
-    corrections_column: str
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the plan."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def columns(self) -> PartColumns:
-        """Names of the added columns."""
-        return PartColumns(self.latent_column, self.corrections_column)
-
-
-@dataclass(frozen=True)
-class PartRecord:
-    """One finished part.
-
-    Attributes:
-        name: File name under `parts/`.
-        unit: Index of the work unit.
-        rows: Rows in the part.
-        bytes: Size of the file.
-        sha256: Checksum of the file.
-        latents: Compressed bytes of the latent column.
-        corrections: Compressed bytes of the corrections column.
-        passthrough: Compressed bytes of the passthrough columns.
-        path: Source file, relative to the dataset.
-        first_group: First row group of the source file.
-        first_row: Row number in the source file of the first row.
-        row_groups: Rows of each row group that the part covers.
-        source_size: Bytes of the source file.
-    """
-
-    name: str
-    unit: int
-    rows: int
-    bytes: int
-    sha256: str
-    latents: int
-    corrections: int
-    passthrough: int
-    path: str
-    first_group: int
-    first_row: int
-    row_groups: tuple[int, ...]
-    source_size: int
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PartRecord:
-        """Rebuilds a record from `dataclasses.asdict`'s result, or from a row of `_parts.parquet`."""
-        return cls(**{**data, "row_groups": tuple(data["row_groups"])})
-
-    @property
-    def work_unit(self) -> WorkUnit:
-        """The work unit that the part holds."""
-        return WorkUnit(self.unit, self.path, self.first_group, self.row_groups, self.first_row)
-
-
-PARTS_SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("unit", pa.int64()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("latents", pa.int64()),
-        ("corrections", pa.int64()),
-        ("passthrough", pa.int64()),
-        ("path", pa.string()),
-        ("first_group", pa.int64()),
-        ("first_row", pa.int64()),
-        ("row_groups", pa.list_(pa.int64())),
-        ("source_size", pa.int64()),
-    ]
-)
-
-
-def part_name(unit: WorkUnit) -> str:
-    """The deterministic name of a unit's part."""
-    digest = hashlib.sha256(json.dumps([unit.path, unit.first_group, unit.row_groups]).encode()).hexdigest()
-    return f"{unit.index:06d}-{digest[:12]}.parquet"
-
-
-def records_to_table(records: Sequence[PartRecord]) -> pa.Table:
-    """Part records as the table of `_parts.parquet`."""
-    rows = [{**asdict(record), "row_groups": list(record.row_groups)} for record in records]
-    return pa.Table.from_pylist(rows, PARTS_SCHEMA)
-
-
-def records_from_table(table: pa.Table) -> list[PartRecord]:
-    """Part records from the table of `_parts.parquet`."""
-    return [PartRecord.from_json(row) for row in table.to_pylist()]
+_CHECK = "crc32"
 
 
 @dataclass(frozen=True)
@@ -161,12 +44,14 @@ class Archive:
         location: The folder.
         manifest: `_manifest.json`.
         plan: The plan it was encoded under.
+        schema: The schema of the dataset, metadata of its first file included.
         parts: One record a part, in source order.
     """
 
     location: Location
     manifest: Mapping[str, Any]
     plan: Plan
+    schema: pa.Schema
     parts: tuple[PartRecord, ...]
 
     @classmethod
@@ -181,36 +66,93 @@ class Archive:
             data = location.join(PARTS_FILE).read_bytes()
             if hashlib.sha256(data).hexdigest() != manifest["parts_sha256"]:
                 raise ArchiveError(f"{location}/{PARTS_FILE} does not match the manifest; restore it")
-            parts = records_from_table(pq.read_table(io.BytesIO(data)))
+            parts = records_from_bytes(data)
             _check_records(location, parts)
-            plan = read_plan(location)
-            rows = manifest["rows"]
-            if plan.fingerprint != manifest["plan"]:
-                raise ArchiveError(f"{location}/{PLAN_FILE} does not match the manifest; restore it")
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            schema = schema_from_text(manifest["schema"])
+        except ArchiveError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, ParvaeError) as error:
             raise ArchiveError(f"{location} is damaged: {error!r}; restore it or encode again") from error
-        if sum(part.rows for part in parts) != rows:
-            raise ArchiveError(f"{location}: the parts have not the {rows} rows of the manifest; encode again")
-        return cls(location, manifest, plan, tuple(parts))
+        plan = read_plan(location)
+        if plan.fingerprint != manifest["plan"]:
+            raise ArchiveError(f"{location}/{PLAN_FILE} does not match the manifest; restore it")
+        if sum(part.rows for part in parts) != manifest["rows"]:
+            raise ArchiveError(f"{location}: the parts have not the rows of the manifest; encode again")
+        return cls(location, manifest, plan, schema, parts)
 
     @property
     def rows(self) -> int:
         """Rows in the archive."""
         return int(self.manifest["rows"])
 
-    def model(self, device: str = "cpu") -> Bundle:
-        """The model that decodes the archive.
+    @property
+    def form(self) -> PartFormat:
+        """What all parts share."""
+        return PartFormat(self.schema, self.plan)
+
+    def load_model(self, device: str = "cpu") -> ArchiveModel:
+        """What decodes the archive.
 
         Raises:
             ArchiveError: If it is damaged or not the one that the plan names.
         """
-        try:
-            bundle = Bundle.load(self.location.join(MODEL_FOLDER), device)
-        except ModelError as error:
-            raise ArchiveError(str(error)) from error
-        if bundle.fingerprint != self.plan.bundle:
-            raise ArchiveError(f"{self.location}/{MODEL_FOLDER} is not the model that wrote the archive")
-        return bundle
+        return ArchiveModel.load(self.location, self.plan, self.schema, device)
+
+    @cached_property
+    def model(self) -> ArchiveModel:
+        """What decodes the archive, on the CPU."""
+        return self.load_model()
+
+    def read(self, rows: range | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Decodes a run of rows: only the blocks, and of them only the columns, that it needs.
+
+        Args:
+            rows: Numbers of consecutive rows of the archive; None = all.
+            columns: Names of columns, None for all.
+
+        Returns:
+            A table with the columns in the dataset's order.
+
+        Raises:
+            ConfigError: If there are no such rows or columns.
+            ArchiveError: If the archive is damaged where it was read.
+        """
+        wanted = range(self.rows) if rows is None else rows
+        if wanted.step != 1 or not 0 <= wanted.start <= max(wanted.start, wanted.stop) <= self.rows:
+            raise ConfigError(f"rows {wanted} are not consecutive rows of 0 to {self.rows}")
+        self.check_columns(columns, "columns")
+        names = self.schema.names if columns is None else [name for name in self.schema.names if name in columns]
+        schema = pa.schema([self.schema.field(name) for name in names], self.schema.metadata)
+        decoder, begun = Decoder(self.model, columns), 0
+        batches: list[pa.RecordBatch] = []
+        with one_thread():
+            for record in self.parts:
+                low, high = max(wanted.start, begun), min(wanted.stop, begun + record.rows)
+                if low < high:
+                    batches += self._read_part(record, range(low - begun, high - begun), decoder)
+                begun += record.rows
+        return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+
+    def _read_part(self, record: PartRecord, rows: range, decoder: Decoder) -> list[pa.RecordBatch]:
+        found, begun = [], 0
+        with PartReader(self.part_location(record), record, self.form, whole=False) as part:
+            for number, size in enumerate(part.block_rows):
+                low, high = max(rows.start, begun), min(rows.stop, begun + size)
+                if low < high:
+                    found.append(decoder.batch(part, number).slice(low - begun, high - low))
+                begun += size
+        return found
+
+    def check_columns(self, columns: Sequence[str] | None, what: str) -> None:
+        """Refuses names of columns that there are not.
+
+        Raises:
+            ConfigError: Naming the first.
+        """
+        for name in columns or []:
+            if name not in self.schema.names:
+                listed = ", ".join(map(repr, self.schema.names[:50]))
+                raise ConfigError(f"{what} names {name!r}, the archive has {listed}")
 
     def part_location(self, record: PartRecord) -> Location:
         """Where a part lies."""
@@ -233,9 +175,9 @@ class Archive:
             where = self.part_location(part)
             if part.name not in found:
                 raise ArchiveError(f"the part {where} is missing; restore it or encode again")
-            if found[part.name] != part.bytes:
+            if found[part.name] != part.size:
                 raise ArchiveError(
-                    f"the part {where} has {found[part.name]} bytes, the manifest says {part.bytes}; restore it"
+                    f"the part {where} has {found[part.name]} bytes, the manifest says {part.size}; restore it"
                 )
 
     def by_file(self) -> dict[str, list[PartRecord]]:
@@ -246,78 +188,54 @@ class Archive:
         return files
 
 
-def write_plan(location: Location, plan: Plan, bundle: Bundle) -> None:
-    """Writes model and plan: what must stand before the first part."""
-    bundle.save(location.join(MODEL_FOLDER))
-    location.join(PLAN_FILE).write_json(asdict(plan))
-
-
-def read_plan(location: Location) -> Plan:
-    """Reads `_plan.json`.
-
-    Raises:
-        ArchiveError: If it is damaged.
-    """
-    try:
-        data = location.join(PLAN_FILE).read_json()
-        return Plan(**{field.name: data[field.name] for field in fields(Plan)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(f"{location}/{PLAN_FILE} is damaged: {error!r}; restore it") from error
-
-
 def write_manifest(
-    location: Location, plan: Plan, records: Sequence[PartRecord], schema_text: str, source_bytes: int
+    location: Location, plan: Plan, records: Sequence[PartRecord], schema: pa.Schema, source_bytes: int
 ) -> dict[str, Any]:
     """Publishes the table of parts, then the manifest: from here on the archive exists.
 
     Returns:
         The manifest.
     """
-    sink = io.BytesIO()
-    pq.write_table(records_to_table(records), sink, compression="zstd")
-    location.join(PARTS_FILE).write_bytes(sink.getvalue())
+    table = records_to_bytes(records)
+    location.join(PARTS_FILE).write_bytes(table)
     model_bytes = sum(stat.size for stat in location.join(MODEL_FOLDER).files())
-    part_bytes = sum(record.bytes for record in records)
-    sizes = {
-        role: sum(getattr(record, role) for record in records) for role in ("latents", "corrections", "passthrough")
-    }
+    part_bytes = sum(record.size for record in records)
+    sizes = {role: sum(record.sizes[role] for record in records) for role in ROLES}
     manifest = {
         "format": FORMAT,
         "version": list(VERSION),
         "plan": plan.fingerprint,
-        "bundle": plan.bundle,
-        "schema": schema_text,
+        "schema": schema_to_text(schema),
         "rows": sum(record.rows for record in records),
         "files": len({record.path for record in records}),
         "parts": len(records),
-        "parts_sha256": hashlib.sha256(sink.getvalue()).hexdigest(),
+        "parts_sha256": hashlib.sha256(table).hexdigest(),
         "bytes_in": source_bytes,
         "bytes": {
             **sizes,
             "parquet_footers": part_bytes - sum(sizes.values()),
             "model": model_bytes,
-            "parts_table": len(sink.getvalue()),
-            "total": part_bytes + model_bytes + len(sink.getvalue()),
+            "parts_table": len(table),
+            "total": part_bytes + model_bytes + len(table),
         },
     }
-    location.join(MANIFEST_FILE).write_json(manifest)
+    manifest[_CHECK] = zlib.crc32(minified(manifest))
+    location.join(MANIFEST_FILE).write_bytes(minified(manifest))
     return manifest
 
 
 def _check_records(location: Location, parts: Sequence[PartRecord]) -> None:
-    """Refuses names that are no parts' names, and source paths that lead out of a folder."""
-    table = f"{location}/{PARTS_FILE}"
+    """Refuses source paths that lead out of a folder or come again after another one."""
+    table, seen, last = f"{location}/{PARTS_FILE}", set[str](), None
     for part in parts:
-        if not _PART_NAME.fullmatch(part.name):
-            raise ArchiveError(f"{table} names {part.name!r}, which is no part name; restore it")
-        if part.rows < 0 or part.rows != sum(part.row_groups):
-            raise ArchiveError(f"{table} gives {part.name} {part.rows} rows, its row groups have others; restore it")
         try:
             location.join(part.path)
         except ConfigError as error:
             raise ArchiveError(f"{table} names the file {part.path!r}, which is no relative path") from error
-    if len({part.name for part in parts}) != len(parts):
-        raise ArchiveError(f"{table} names a part twice; restore it")
+        if part.path != last and part.path in seen:
+            raise ArchiveError(f"{table}: the parts of {part.path!r} do not follow each other; restore it")
+        seen.add(part.path)
+        last = part.path
 
 
 def _read_manifest(location: Location) -> dict[str, Any]:
@@ -331,17 +249,29 @@ def _read_manifest(location: Location) -> dict[str, Any]:
             else f"{location} is no parvae archive: it holds no {MANIFEST_FILE}"
         )
     try:
-        manifest = location.join(MANIFEST_FILE).read_json()
-        if manifest["format"] != FORMAT:
-            raise ArchiveError(f"{location}/{MANIFEST_FILE} is not a parvae archive's")
-        major = manifest["version"][0]
-        if major > VERSION[0]:
-            raise ArchiveError(
-                f"{location} has archive format {major}, this library reads up to {VERSION[0]}; upgrade parvae"
-            )
+        manifest = dict(location.join(MANIFEST_FILE).read_json())
+        _check_version(location, manifest)
+        check = manifest.pop(_CHECK)
+        if zlib.crc32(minified(manifest)) != check:
+            raise ValueError("it fails its checksum")
         missing = [name for name in ("plan", "schema", "rows", "files", "parts", "bytes_in") if name not in manifest]
         if missing or not isinstance(manifest["bytes"]["total"], int):
             raise ValueError(f"it lacks {missing}")
-        return dict(manifest)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return {**manifest, _CHECK: check}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ArchiveError(f"{location}/{MANIFEST_FILE} is damaged: {error!r}; restore it") from error
+
+
+def _check_version(location: Location, manifest: Mapping[str, Any]) -> None:
+    """Refuses what is no archive, and an archive of another major version."""
+    if manifest["format"] != FORMAT:
+        raise ArchiveError(f"{location}/{MANIFEST_FILE} is not a parvae archive's")
+    major, minor = manifest["version"]
+    if major > VERSION[0]:
+        raise ArchiveError(
+            f"{location} has archive format {major}.{minor}, this library reads up to {VERSION[0]}; upgrade parvae"
+        )
+    if major < VERSION[0]:
+        raise ArchiveError(
+            f"{location} has archive format {major}.{minor}, which was never released; encode the dataset again"
+        )

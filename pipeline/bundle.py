@@ -1,8 +1,9 @@
 """The model folder ("bundle"): fitted columns, network weights, and where they came from.
 
 ```
-MODEL/bundle.json            schema, columns, training history, fingerprint; written last
+MODEL/bundle.json            schema, columns, error bounds, training history, fingerprint; written last
 MODEL/weights.safetensors    the VAE: weights, feature layout and network configuration
+MODEL/codec-….json …         the codec for these bounds, one for each thing that an archive may keep
 MODEL/_train/                checkpoints of a training run that has not finished
 ```
 """
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import ModelError, ParvaeError
+from pipeline.promise import Errors
 from pipeline.rows import RowTransform
 from pipeline.storage import Location
 
@@ -33,6 +35,7 @@ VERSION = 1
 BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "_train"
+_MOST_SCHEMA_BYTES = 1 << 28
 NETWORK_ROWS = 8192
 """Rows that go through the network at once when a bundle encodes or decodes."""
 
@@ -46,12 +49,14 @@ class Bundle:
         weights: The bytes of `weights.safetensors`.
         training: Configuration and history of the training run, for people to read.
         device: Torch device that the network runs on.
+        errors: The error bounds that the model was trained for.
     """
 
     rows: RowTransform
     weights: bytes
     training: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    errors: Errors = field(default_factory=Errors)
 
     @cached_property
     def vae(self) -> VAE:
@@ -77,9 +82,9 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over schema, fitted columns and weights."""
+        """SHA-256 over schema, fitted columns, error bounds and weights."""
         digest = hashlib.sha256(self.rows.schema.remove_metadata().serialize().to_pybytes())
-        digest.update(json.dumps(self.rows.to_json(), sort_keys=True).encode())
+        digest.update(json.dumps([self.rows.to_json(), self.errors.to_json()], sort_keys=True).encode())
         digest.update(self.weights)
         return digest.hexdigest()
 
@@ -114,9 +119,10 @@ class Bundle:
             "fingerprint": self.fingerprint,
             "schema": schema_to_text(self.rows.schema),
             "columns": self.rows.to_json(),
+            "errors": self.errors.to_json(),
             "training": dict(self.training),
         }
-        text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+        text = json.dumps(description, separators=(",", ":"), allow_nan=False)
         return {WEIGHTS_FILE: self.weights, BUNDLE_FILE: text.encode()}
 
     @classmethod
@@ -137,7 +143,8 @@ class Bundle:
                 )
             schema = schema_from_text(description["schema"])
             rows = RowTransform.from_json(schema, description["columns"])
-            bundle = cls(rows, files[WEIGHTS_FILE], dict(description["training"]), device)
+            errors = Errors.from_json(description["errors"])
+            bundle = cls(rows, files[WEIGHTS_FILE], dict(description["training"]), device, errors)
             expected = description["fingerprint"]
         except ModelError:
             raise
@@ -179,8 +186,8 @@ def _present(folder: Location) -> list[str]:
 
 
 def schema_to_text(schema: pa.Schema) -> str:
-    """An Arrow schema as base64 text of its IPC form."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+    """An Arrow schema as base64 text of its IPC form under zstd."""
+    return base64.b64encode(pa.compress(schema.serialize(), "zstd", asbytes=True)).decode()
 
 
 def schema_from_text(text: str) -> pa.Schema:
@@ -190,6 +197,9 @@ def schema_from_text(text: str) -> pa.Schema:
         ParvaeError: If the text is no schema.
     """
     try:
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text, validate=True)))
+        packed = pa.py_buffer(base64.b64decode(text, validate=True))
+        with pa.CompressedInputStream(pa.BufferReader(packed), "zstd") as stream:
+            data = stream.read(_MOST_SCHEMA_BYTES)
+        return pa.ipc.read_schema(pa.py_buffer(data))
     except (ValueError, TypeError, pa.ArrowException, OSError) as error:
         raise ParvaeError(f"a stored schema cannot be read: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ class ColumnError:
         numbers: Pairs that are both finite numbers.
         squares: Sum of their squared differences, in the column's unit.
         largest: Their largest absolute difference.
+        violations: Values that are further off than the bound, or another null, NaN or infinity, or another
+            category; with a bound of 0 numbers that are not the same bit for bit.
+        bound: Largest absolute difference that there may be; None: any.
     """
 
     values: int = 0
@@ -29,13 +33,17 @@ class ColumnError:
     numbers: int = 0
     squares: float = 0.0
     largest: float = 0.0
+    violations: int = 0
+    bound: float | None = None
 
     def add(self, original: pa.Array, decoded: pa.Array) -> None:
         """Compares two arrays of one type and length."""
         left, right = _elements(original), _elements(decoded)
         if left is None or right is None:
             self.values += len(original)
-            self.mismatches += _count_unequal(original, decoded)
+            unequal = _count_unequal(original, decoded)
+            self.mismatches += unequal
+            self.violations += unequal if self.bound is not None else 0
             return
         same_validity = left.validity == right.validity
         both = (left.validity == _VALID) & (right.validity == _VALID)
@@ -47,6 +55,9 @@ class ColumnError:
         self.mismatches += int((~same_validity | (both & differ)).sum())
         self.numbers += int(finite.sum())
         self.largest = max(self.largest, float(distance[finite].max(initial=0.0)))
+        if self.bound is not None:
+            missed = _misses(left.values, right.values, differ, self.bound)
+            self.violations += int((~same_validity | (both & missed)).sum())
 
     def merge(self, other: ColumnError) -> None:
         """Adds the sums of other rows."""
@@ -55,14 +66,17 @@ class ColumnError:
         self.numbers += other.numbers
         self.squares += other.squares
         self.largest = max(self.largest, other.largest)
+        self.violations += other.violations
 
     def summary(self) -> dict[str, Any]:
         """Largest and RMS error (None where nothing is a number) and mismatch rate."""
         some = self.numbers > 0
+        promised = {} if self.bound is None else {"bound": self.bound, "violations": self.violations}
         return {
             "max_error": _finite(self.largest) if some else None,
             "rms_error": _finite(math.sqrt(self.squares / self.numbers)) if some else None,
             "mismatch_rate": self.mismatches / self.values if self.values else 0.0,
+            **promised,
         }
 
 
@@ -84,6 +98,7 @@ class _Elements:
 
 
 _VALID, _NULL, _NULL_VECTOR = 0, 1, 2
+_ANY_DECIMAL = 10**74
 
 
 def _elements(array: pa.Array) -> _Elements | None:
@@ -133,6 +148,39 @@ def _compare(left: pa.Array, right: pa.Array) -> tuple[npt.NDArray[np.bool_], np
     with np.errstate(over="ignore"):
         distance[finite] = np.abs(a[finite] - b[finite])
     return (a != b) & ~(np.isnan(a) & np.isnan(b)), distance
+
+
+def _misses(left: pa.Array, right: pa.Array, differ: npt.NDArray[np.bool_], bound: float) -> npt.NDArray[np.bool_]:
+    """Which numbers are further apart than a bound, decided without rounding.
+
+    Args:
+        left: Original numbers, without nulls.
+        right: Decoded numbers.
+        differ: Where they are not the same.
+        bound: Largest absolute difference; 0 = bit for bit.
+    """
+    if pa.types.is_decimal(left.type):
+        scale = left.type.scale
+        wide = pa.decimal256(75, scale)
+        gap = pc.abs(pc.subtract(pc.cast(left, wide), pc.cast(right, wide)))
+        most = math.floor(Decimal(repr(bound)).scaleb(scale)) if math.isfinite(bound) else _ANY_DECIMAL
+        limit = pa.scalar(Decimal(min(most, _ANY_DECIMAL)).scaleb(-scale), wide)
+        return np.asarray(pc.greater(gap, limit).to_numpy(zero_copy_only=False), np.bool_)
+    a, b = left.to_numpy(), right.to_numpy()
+    if a.dtype.kind != "f":
+        gap = np.where(a > b, a.astype(np.uint64) - b.astype(np.uint64), b.astype(np.uint64) - a.astype(np.uint64))
+        return np.asarray(gap > np.uint64(min(math.floor(bound), 2**64 - 1)), np.bool_)
+    if bound == 0:
+        bits = np.dtype(f"u{a.dtype.itemsize}")
+        return np.asarray(a.view(bits) != b.view(bits), np.bool_)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap = a - b  # a - b = gap + rest without rounding
+        part = gap - a
+        rest = (a - (gap - part)) - (b + part)
+        beyond = (np.abs(gap) > bound) | ((np.abs(gap) == bound) & (rest * np.sign(gap) > 0))
+    return np.where(finite, beyond, differ)
 
 
 def _count_unequal(original: pa.Array, decoded: pa.Array) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -89,6 +89,7 @@ class TrainConfig:
         training: Its training.
         error: The error bound of the columns without one of their own; none: nothing is promised, latents alone
             are kept.
+        effort: Time spent on what codes each column smallest: "fast", "balanced" or "small".
         seed: Seed of every random draw.
     """
 
@@ -100,6 +101,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: Optimization = field(default_factory=Optimization)
     error: ErrorBound = DEFAULT_BOUND
+    effort: Literal["fast", "balanced", "small"] = "balanced"
     seed: Whole = 0
 
     def __post_init__(self) -> None:

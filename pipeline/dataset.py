@@ -112,11 +112,15 @@ class Dataset:
         return sum(file.size for file in self.files)
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory, about."""
+        stored = sum(file.bytes for file in self.files) // max(1, self.rows)
+        return max(1, stored, sum(_width(field.type) for field in self.schema))
+
+    @property
     def block_rows(self) -> int:
         """Rows that are held in memory together: at most `BLOCK_BYTES` of decoded data."""
-        row_bytes = max(1, sum(file.bytes for file in self.files) // max(1, self.rows))
-        row_bytes = max(row_bytes, sum(_width(field.type) for field in self.schema))
-        return max(256, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+        return max(256, min(BLOCK_ROWS, BLOCK_BYTES // self.row_bytes))
 
     def units(self, unit_bytes: int = UNIT_BYTES) -> list[WorkUnit]:
         """Cuts the dataset into work units: runs of row groups of about `unit_bytes` uncompressed."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.archive import Archive, PartRecord, Plan
-from pipeline.bundle import Bundle
-from pipeline.cluster import connected, run_units
-from pipeline.columns import with_dictionary
-from pipeline.errors import ArchiveError, ConfigError, InputError, JobError, OutputError
-from pipeline.parts import Block, PartReader
+from pipeline.archive import Archive
+from pipeline.cluster import Cluster, connected, run_units
+from pipeline.decoder import Decoder
+from pipeline.errors import ArchiveError, InputError, JobError, OutputError
+from pipeline.model import ArchiveModel
+from pipeline.parts import PartFormat, PartReader
+from pipeline.plan import PartRecord
 from pipeline.progress import Progress
-from pipeline.readahead import read_ahead
 from pipeline.storage import Location, check_output
 
 LOG = logging.getLogger(__name__)
@@ -33,12 +33,14 @@ class DecodeResult:
         rows: Rows written.
         files: Files written.
         bytes: Bytes written.
+        guaranteed: Whether every value is within its error bound; if not, the archive keeps latents alone.
         seconds: Wall time.
     """
 
     rows: int
     files: int
     bytes: int
+    guaranteed: bool
     seconds: float
 
 
@@ -68,38 +70,55 @@ def decode(
     check_output(out, "--out", {"ARCHIVE": archive})
     opened = Archive.open(archive)
     opened.check_parts()
-    bundle = opened.model()
-    _check_columns(bundle, columns)
-    request = {"plan": opened.plan.fingerprint, "columns": None if columns is None else list(columns)}
+    opened.check_columns(columns, "--columns")
+    model = opened.load_model()
+    request: dict[str, Any] = {"plan": opened.plan.fingerprint, "columns": None if columns is None else list(columns)}
     continues = _check_output_folder(out, request, overwrite)
-    files = opened.by_file()
+    if not opened.plan.guaranteed:
+        LOG.warning("%s keeps latents alone: modelled columns come back approximately, without a bound", archive)
     with connected() as cluster:
         count = cluster.workers_for(workers, gpu)
         if not continues:
             out.remove()
         out.join(MARKER).write_json(request)
-        done = {stat.path for stat in out.files()} & set(files)
-        items = [{"path": path, "parts": [asdict(p) for p in parts]} for path, parts in files.items()]
-        items = [item for item in items if item["path"] not in done]
-        arguments = {
-            "files": bundle.files(),
-            "archive": archive,
-            "plan": opened.plan,
-            "out": out,
-            "columns": request["columns"],
-            "device": "cuda" if gpu else "cpu",
-            "threads": cluster.threads_per_worker(min(count, max(1, len(items)))),
-        }
-        progress = Progress("decode", len(items))
-        rows = sum(part.rows for path in done for part in files[path])
         try:
-            for result in run_units(items, FileDecoder, arguments, cluster, count, gpu):
-                rows += result["rows"]
-                progress.advance(result["rows"])
+            rows = _decode_files(opened, model, out, request["columns"], cluster, count, gpu)
         except InputError:
             out.remove()  # a damaged archive: no partial output
             raise
-    return DecodeResult(rows, len(files), _finish(out, opened, rows), time.monotonic() - started)
+    written = _finish(out, opened, rows)
+    return DecodeResult(rows, len(opened.by_file()), written, opened.plan.guaranteed, time.monotonic() - started)
+
+
+def _decode_files(
+    opened: Archive,
+    model: ArchiveModel,
+    out: Location,
+    columns: Sequence[str] | None,
+    cluster: Cluster,
+    workers: int,
+    gpu: bool,
+) -> int:
+    """Decodes the files that are not there yet; returns the rows that are."""
+    files = opened.by_file()
+    done = {stat.path for stat in out.files()} & set(files)
+    items = [{"path": path, "parts": [part.to_json() for part in parts]} for path, parts in files.items()]
+    items = [item for item in items if item["path"] not in done]
+    arguments = {
+        "files": dict(model.files),
+        "form": opened.form,
+        "archive": opened.location,
+        "out": out,
+        "columns": columns,
+        "device": "cuda" if gpu else "cpu",
+        "threads": cluster.threads_per_worker(min(workers, max(1, len(items)))),
+    }
+    progress = Progress("decode", len(items))
+    rows = sum(part.rows for path in done for part in files[path])
+    for result in run_units(items, FileDecoder, arguments, cluster, workers, gpu):
+        rows += result["rows"]
+        progress.advance(result["rows"])
+    return rows
 
 
 def _finish(out: Location, archive: Archive, rows: int) -> int:
@@ -112,55 +131,13 @@ def _finish(out: Location, archive: Archive, rows: int) -> int:
     return sum(written[path] for path in archive.by_file())
 
 
-class PartDecoder:
-    """Turns the blocks of parts back into rows, without Ray.
-
-    Args:
-        bundle: The archive's model.
-        plan: The archive's plan.
-        columns: Columns to decode, None for all.
-    """
-
-    def __init__(self, bundle: Bundle, plan: Plan, columns: Sequence[str] | None = None) -> None:
-        self._bundle, self._plan = bundle, plan
-        self._columns = None if columns is None else set(columns)
-
-    def schema_of(self, part: PartReader) -> pa.Schema:
-        """The schema that decoded rows of a part have: the source file's, restricted to the columns asked for."""
-        schema = part.source_schema
-        if self._columns is None:
-            return schema
-        return pa.schema([field for field in schema if field.name in self._columns], schema.metadata)
-
-    def batches(self, part: PartReader) -> Iterator[pa.RecordBatch]:
-        """Decodes a part block by block."""
-        schema = self.schema_of(part)
-        for block in read_ahead(part.blocks(), depth=1):
-            yield self._decode(block, schema)
-
-    def _decode(self, block: Block, schema: pa.Schema) -> pa.RecordBatch:
-        transform = self._bundle.rows
-        modelled = {column.name for column in transform.modelled}
-        arrays: dict[str, pa.Array] = {}
-        if modelled & set(schema.names):
-            arrays = transform.to_arrays(self._bundle.to_bins(block.latents), block.exceptions)
-            for name, dictionary in block.dictionaries.items():
-                arrays[name] = with_dictionary(arrays[name], dictionary)
-        copied = block.passthrough
-        columns = [
-            arrays[name] if name in modelled else copied.column(copied.schema.get_field_index(name))
-            for name in schema.names
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
 class FileDecoder:
     """Worker: decodes all parts of one source file into one published file.
 
     Args:
-        files: The model's files.
+        files: The files of the archive's model.
+        form: What all parts share.
         archive: The archive's folder.
-        plan: Its plan.
         out: Folder to write.
         columns: Columns to decode, None for all.
         device: Torch device of the network.
@@ -170,8 +147,8 @@ class FileDecoder:
     def __init__(
         self,
         files: dict[str, bytes],
+        form: PartFormat,
         archive: Location,
-        plan: Plan,
         out: Location,
         columns: list[str] | None,
         device: str,
@@ -180,8 +157,9 @@ class FileDecoder:
         import torch
 
         torch.set_num_threads(threads)
-        self._archive, self._plan, self._out = archive, plan, out
-        self._decoder = PartDecoder(Bundle.from_files(files, "the archive's model", device), plan, columns)
+        self._archive, self._form, self._out = archive, form, out
+        self._whole = columns is None
+        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device), columns)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Decodes the file; returns how many rows it has."""
@@ -201,13 +179,11 @@ class FileDecoder:
         try:
             for record in records:
                 location = self._archive.join("parts", record.name)
-                with PartReader(location, self._plan.columns, self._plan.fingerprint, record.work_unit) as part:
+                with PartReader(location, record, self._form, self._whole) as part:
                     if writer is None:
                         schema = self._decoder.schema_of(part)
                         writer = pq.ParquetWriter(path, schema, compression="zstd")
                         regroup = _Regroup(writer, schema, groups)
-                    if part.rows != record.rows:
-                        raise ArchiveError(f"{location} has {part.rows} rows, the manifest says {record.rows}")
                     for batch in self._decoder.batches(part):
                         regroup.add(batch)
                         rows += batch.num_rows
@@ -243,13 +219,6 @@ class _Regroup:
         """Writes what is left (nothing, unless sizes and rows disagree)."""
         if self._rows:
             self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
-
-
-def _check_columns(bundle: Bundle, columns: Sequence[str] | None) -> None:
-    names = bundle.rows.schema.names
-    for name in columns or []:
-        if name not in names:
-            raise ConfigError(f"--columns names {name!r}, the archive has {', '.join(map(repr, names[:50]))}")
 
 
 def _check_output_folder(out: Location, request: dict[str, Any], overwrite: bool) -> bool:

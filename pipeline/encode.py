@@ -5,33 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipeline.archive import (
-    MANIFEST_FILE,
-    MODEL_FOLDER,
-    PARTS_FILE,
-    PARTS_FOLDER,
-    PLAN_FILE,
-    PartRecord,
-    Plan,
-    part_name,
-    read_plan,
-    write_manifest,
-    write_plan,
-)
-from pipeline.bundle import Bundle, schema_to_text
-from pipeline.cluster import connected, run_units
-from pipeline.dataset import UNIT_BYTES, Dataset, WorkUnit, open_dataset, read_file_schema, read_unit
+from pipeline.archive import MANIFEST_FILE, PARTS_FILE, PARTS_FOLDER, write_manifest
+from pipeline.blocks import read_blocks
+from pipeline.cells import BlockCell
+from pipeline.cluster import Cluster, connected, run_units
+from pipeline.dataset import Dataset, WorkUnit, read_file_schema
 from pipeline.errors import ArchiveError, InputError, JobError, OutputError
-from pipeline.parts import PartColumns, PartReader, PartWriter, sha256_file
+from pipeline.model import MODEL_FOLDER, ArchiveModel
+from pipeline.parts import PartFormat, PartWriter, record_of
+from pipeline.plan import PLAN_FILE, PartRecord, Plan, part_name, read_plan, write_plan
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
-from pipeline.storage import Location, check_output
+from pipeline.request import EncodeOptions, Request, check_request
+from pipeline.rows import Exceptions
+from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
 LEDGER_FOLDER = "_ledger"
@@ -43,11 +36,13 @@ class EncodeResult:
 
     Attributes:
         manifest: The archive's manifest.
+        plan: Its plan.
         seconds: Wall time.
         resumed: Parts that an earlier, killed run had finished.
     """
 
     manifest: dict[str, Any]
+    plan: Plan
     seconds: float
     resumed: int
 
@@ -56,18 +51,20 @@ def encode(
     data: Location,
     model: Location,
     out: Location,
+    options: EncodeOptions = EncodeOptions(),  # noqa: B008 (frozen)
     workers: int | None = None,
     gpu: bool = False,
     overwrite: bool = False,
 ) -> EncodeResult:
     """Encodes a dataset into an archive.
 
-    A run that was killed continues when it is started again with the same dataset and model.
+    A run that was killed continues when it is started again with the same arguments.
 
     Args:
         data: Folder of Parquet files.
         model: A trained model's folder.
         out: Folder to write.
+        options: What is kept, and how exactly.
         workers: Encoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether an archive, or another run's parts, in the folder may be replaced.
@@ -77,82 +74,68 @@ def encode(
         JobError: A task failed, or not every row arrived.
     """
     started = time.monotonic()
-    check_output(out, "--out", {"DATA": data, "--model": model})
-    bundle = Bundle.load(model)
-    dataset = open_dataset(data)
-    bundle.rows.check_schema(dataset.schema, f"DATA {data}")
-    plan = make_plan(dataset, bundle)
-    _check_output_folder(out, plan, overwrite)
-    units = dataset.units(plan.unit_bytes)
+    request = check_request(data, model, out, options)
+    _check_output_folder(out, request, overwrite)
     with connected() as cluster:
         count = cluster.workers_for(workers, gpu)
-        _begin(out, plan, bundle)
-        finished = _read_ledger(out, units)
-        records = dict(finished)
-        arguments = {
-            "files": bundle.files(),
-            "root": dataset.root,
-            "out": out,
-            "plan": plan,
-            "sizes": {file.path: file.size for file in dataset.files},
-            "device": "cuda" if gpu else "cpu",
-            "threads": cluster.threads_per_worker(min(count, len(units))),
-        }
-        missing = [unit for unit in units if unit.index not in records]
-        progress = Progress("encode", len(missing))
+        plan, archive_model = _begin(out, request, cluster)
+        finished = _read_ledger(out, request.dataset.units(plan.unit_bytes))
         try:
-            for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, count, gpu):
-                record = PartRecord.from_json(result)
-                records[record.unit] = record
-                progress.advance(record.rows)
+            records = _encode_units(request.dataset, archive_model, out, finished, cluster, count, gpu)
         except InputError as error:
             _give_up(out, error)
-    manifest = _finish(out, plan, dataset, [records[unit.index] for unit in units])
-    return EncodeResult(manifest, time.monotonic() - started, len(finished))
+    manifest = _finish(out, plan, request.dataset, records)
+    return EncodeResult(manifest, plan, time.monotonic() - started, len(finished))
 
 
-def make_plan(dataset: Dataset, bundle: Bundle) -> Plan:
-    """Decides how a dataset is encoded with a model."""
-    names = PartColumns.beside(bundle.rows.passthrough)
-    return Plan(
-        "latents",
-        bundle.fingerprint,
-        dataset.fingerprint(),
-        UNIT_BYTES,
-        dataset.block_rows,
-        names.latent,
-        names.corrections,
-    )
+def _encode_units(
+    dataset: Dataset,
+    model: ArchiveModel,
+    out: Location,
+    finished: Mapping[int, PartRecord],
+    cluster: Cluster,
+    workers: int,
+    gpu: bool,
+) -> list[PartRecord]:
+    """Encodes the units that are not finished; returns the records of all, in order."""
+    units, records = dataset.units(model.plan.unit_bytes), dict(finished)
+    missing = [unit for unit in units if unit.index not in records]
+    arguments = {
+        "files": dict(model.files),
+        "form": PartFormat(dataset.schema, model.plan),
+        "root": dataset.root,
+        "out": out,
+        "device": "cuda" if gpu else "cpu",
+        "threads": cluster.threads_per_worker(min(workers, max(1, len(missing)))),
+    }
+    progress = Progress("encode", len(missing))
+    for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, workers, gpu):
+        record = PartRecord.from_json(result)
+        records[record.work_unit.index] = record
+        progress.advance(record.rows)
+    return [records[unit.index] for unit in units]
 
 
 class UnitEncoder:
     """Worker: encodes one work unit into one published part.
 
     Args:
-        files: The model's files.
+        files: The files of the archive's model.
+        form: What all parts share.
         root: The dataset's root folder.
         out: The archive.
-        plan: The plan.
-        sizes: Bytes of each source file.
         device: Torch device of the network.
         threads: Compute threads.
     """
 
     def __init__(
-        self,
-        files: dict[str, bytes],
-        root: Location,
-        out: Location,
-        plan: Plan,
-        sizes: dict[str, int],
-        device: str,
-        threads: int,
+        self, files: dict[str, bytes], form: PartFormat, root: Location, out: Location, device: str, threads: int
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._bundle = Bundle.from_files(files, "the model", device)
-        self._root, self._out, self._plan, self._sizes = root, out, plan, sizes
+        self._model = ArchiveModel(files, form.plan, form.schema, device)
+        self._form, self._root, self._out = form, root, out
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Encodes the unit; returns its part's record."""
@@ -161,51 +144,37 @@ class UnitEncoder:
         location = self._out.join(PARTS_FOLDER, part_name(unit))
         with location.publishing() as spool:
             self.encode_to(spool, unit)
-            with PartReader(Location(spool), self._plan.columns, self._plan.fingerprint, unit) as part:
-                rows, roles = part.rows, part.bytes_by_role()
-            checksum, size = sha256_file(spool), Location(spool).stat().size
-        if rows != unit.rows:
-            raise JobError(f"{location} has {rows} rows where {unit.path} has {unit.rows}; run the job again")
-        record = PartRecord(
-            name=location.name,
-            unit=unit.index,
-            rows=rows,
-            bytes=size,
-            sha256=checksum,
-            path=unit.path,
-            first_group=unit.first_group,
-            first_row=unit.first_row,
-            row_groups=unit.row_groups,
-            source_size=self._sizes[unit.path],
-            **roles,
-        )
-        entry = {"seconds": time.monotonic() - started, "record": asdict(record)}
+            try:
+                record = record_of(spool, unit, self._form.plan, self._model.rows.passthrough)
+            except ValueError as error:
+                raise JobError(f"{location}: {error}; run the job again") from error
+        entry = {"seconds": time.monotonic() - started, "record": record.to_json()}
         self._out.join(LEDGER_FOLDER, f"{record.name}.json").write_json(entry)
-        return asdict(record)
+        return record.to_json()
 
     def encode_to(self, path: str, unit: WorkUnit) -> None:
         """Writes the unit's part to a local file."""
-        transform, plan = self._bundle.rows, self._plan
         schema = read_file_schema(self._root.join(unit.path))
-        writer = PartWriter(
-            path,
-            schema,
-            transform.passthrough,
-            plan.columns,
-            self._bundle.latent_dim,
-            unit.to_json(),
-            plan.fingerprint,
-        )
+        writer = PartWriter(path, self._form, schema, self._model.shape, unit)
         with contextlib.closing(writer):
-            for batch in read_ahead(self._blocks(unit)):
-                bins, exceptions = transform.from_batch(batch)
-                writer.write(batch, self._bundle.to_latents(bins), exceptions)
+            for batch in read_ahead(read_blocks(self._root, unit, self._form.plan.block_rows), depth=1):
+                self._write(writer, batch)
 
-    def _blocks(self, unit: WorkUnit) -> Iterator[pa.RecordBatch]:
-        yield from read_unit(self._root, unit, None, self._plan.block_rows)
+    def _write(self, writer: PartWriter, batch: pa.RecordBatch) -> None:
+        plan, model = self._form.plan, self._model
+        latents = None
+        exceptions: Exceptions = {}
+        if plan.latents:
+            bins, exceptions = model.bundle.rows.from_batch(batch)
+            latents = model.bundle.to_latents(bins)
+        if not plan.guaranteed:
+            writer.write(batch, {}, latents, BlockCell(exceptions=exceptions))
+            return
+        block = model.codec.encode_block(batch, latents)
+        writer.write(batch, block.plain, latents, BlockCell(block.cell))
 
 
-def _check_output_folder(out: Location, plan: Plan, overwrite: bool) -> None:
+def _check_output_folder(out: Location, request: Request, overwrite: bool) -> None:
     """Refuses a folder that holds an archive, another run, or anything that is not parvae's."""
     if out.is_empty():
         return
@@ -216,28 +185,41 @@ def _check_output_folder(out: Location, plan: Plan, overwrite: bool) -> None:
     if out.join(MANIFEST_FILE).exists():
         out.join(LEDGER_FOLDER).remove()  # left by a run that was killed after its last step
         raise OutputError(f"--out {out} holds an archive already; choose another folder, or give --overwrite")
-    if read_plan(out) != plan:
+    if read_plan(out).request != request.fingerprint:
         raise OutputError(
-            f"--out {out} holds an unfinished archive of other data or of another model; choose another folder, "
-            "or give --overwrite to drop it"
+            f"--out {out} holds an unfinished archive of other data, of another model or with another promise; "
+            "choose another folder, or give --overwrite to drop it"
         )
     LOG.info("continuing the unfinished archive in %s", out)
 
 
-def _begin(out: Location, plan: Plan, bundle: Bundle) -> None:
-    """Clears what is to be overwritten, then writes model and plan (again, if they were there)."""
-    out.join(MANIFEST_FILE).remove()
-    if not _holds_plan(out, plan):
-        for name in (PLAN_FILE, PARTS_FILE, LEDGER_FOLDER, PARTS_FOLDER, MODEL_FOLDER):
-            out.join(name).remove()
-    write_plan(out, plan, bundle)
+def _begin(out: Location, request: Request, cluster: Cluster) -> tuple[Plan, ArchiveModel]:
+    """Clears what is to be overwritten, then writes model and plan, unless a killed run of the same request did."""
+    plan = _plan_of(out, request)
+    if plan is not None:
+        try:
+            model = ArchiveModel.load(out, plan, request.bundle.rows.schema)
+            out.join(MANIFEST_FILE).remove()
+            return plan, model
+        except ArchiveError:
+            LOG.info("the model in %s is damaged: starting over", out)
+    codec = request.codec(cluster) if request.promise.guaranteed else None
+    plan = request.plan(codec)
+    for name in (MANIFEST_FILE, PLAN_FILE, PARTS_FILE, LEDGER_FOLDER, PARTS_FOLDER, MODEL_FOLDER):
+        out.join(name).remove()
+    write_plan(out, plan)
+    model = ArchiveModel.of(request.bundle, {} if codec is None else codec.files, plan)
+    model.save(out)
+    return plan, model
 
 
-def _holds_plan(out: Location, plan: Plan) -> bool:
+def _plan_of(out: Location, request: Request) -> Plan | None:
+    """The plan that an unfinished run of the same request left."""
     try:
-        return out.join(PLAN_FILE).exists() and read_plan(out) == plan
+        plan = read_plan(out) if out.join(PLAN_FILE).exists() else None
     except ArchiveError:
-        return False
+        return None
+    return plan if plan is not None and plan.request == request.fingerprint else None
 
 
 def _give_up(out: Location, error: InputError) -> NoReturn:
@@ -273,10 +255,10 @@ def _read_ledger(out: Location, units: list[WorkUnit]) -> dict[int, PartRecord]:
         if name in names:
             try:
                 record = PartRecord.from_json(ledger.join(stat.path).read_json()["record"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-            if published.get(name) == record.bytes and record.work_unit == names[name]:
-                finished[record.unit] = record
+            if published.get(name) == record.size and record.work_unit == names[name]:
+                finished[record.work_unit.index] = record
     return finished
 
 
@@ -289,7 +271,7 @@ def _finish(out: Location, plan: Plan, dataset: Dataset, records: list[PartRecor
     for stat in out.join(PARTS_FOLDER).files():
         if stat.path not in expected:
             out.join(PARTS_FOLDER, stat.path).remove()
-    manifest = write_manifest(out, plan, records, schema_to_text(dataset.schema), dataset.size)
+    manifest = write_manifest(out, plan, records, dataset.schema, dataset.size)
     out.join(LEDGER_FOLDER).remove()
     out.remove_spools()
     return manifest

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.archive import MANIFEST_FILE, PLAN_FILE, Archive
+from pipeline.archive import MANIFEST_FILE, Archive
 from pipeline.bundle import BUNDLE_FILE, CHECKPOINTS_FOLDER, Bundle
 from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
 from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.errors import DatasetError
+from pipeline.model import ArchiveModel, bound_of
+from pipeline.plan import PLAN_FILE
 from pipeline.rows import RowTransform
 from pipeline.sampling import priorities
 from pipeline.storage import Location
@@ -119,6 +121,7 @@ def _model(path: Location, bundle: Bundle) -> Report:
     figures = {
         "what": "model",
         "fingerprint": bundle.fingerprint[:16],
+        "error": str(bundle.errors.default),
         "latent_dim": bundle.latent_dim,
         "active_latents": int(vae.latent_active_Z.sum()),
         "parameters": sum(parameter.numel() for parameter in vae.parameters()),
@@ -127,7 +130,9 @@ def _model(path: Location, bundle: Bundle) -> Report:
         "epochs": len(history),
         "minus_elbo_bits_per_row": last.get("minus_elbo_bits"),
     }
-    return Report([(f"model {path}", [figures]), ("columns", _columns(bundle.rows))], figures)
+    bounds = bundle.errors.absolute
+    columns = [{**row, "bound": bounds.get(row["column"], "-")} for row in _columns(bundle.rows)]
+    return Report([(f"model {path}", [figures]), ("columns", columns)], figures)
 
 
 def _archive(archive: Archive) -> Report:
@@ -138,6 +143,8 @@ def _archive(archive: Archive) -> Report:
         "what": "archive",
         "version": ".".join(map(str, manifest["version"])),
         "keep": archive.plan.keep,
+        "error": archive.plan.error,
+        "guaranteed": archive.plan.guaranteed,
         "rows": archive.rows,
         "files": manifest["files"],
         "parts": manifest["parts"],
@@ -154,8 +161,30 @@ def _archive(archive: Archive) -> Report:
         }
         for name, size in by_part.items()
     ]
-    bundle = archive.model()
+    model = archive.load_model()
     return Report(
-        [(f"archive {archive.location}", [figures]), ("bytes", sizes), ("columns", _columns(bundle.rows))],
+        [(f"archive {archive.location}", [figures]), ("bytes", sizes), ("columns", _coders(model))],
         figures,
     )
+
+
+def _coders(model: ArchiveModel) -> list[dict[str, Any]]:
+    """The columns of an archive, with their bounds and what codes them."""
+    columns = _columns(model.rows)
+    if not model.plan.guaranteed:
+        return columns
+    by_name = {column.name: column for column in model.rows.modelled}
+    coded = {name: _coder(model, name) for name in by_name}
+    return [
+        {
+            **row,
+            "bound": bound_of(by_name[row["column"]]) if row["column"] in by_name else "-",
+            "coder": coded.get(row["column"], "copied"),
+        }
+        for row in columns
+    ]
+
+
+def _coder(model: ArchiveModel, name: str) -> str:
+    encoding = model.codec.encodings.get(name)
+    return model.codec.coded[name] + (f"/{encoding}" if encoding else "")

@@ -1,18 +1,15 @@
-"""One part of an archive: a Parquet file of passthrough columns, latents and corrections.
+"""One part of an archive: a Parquet file of copied and plain columns, latents and corrections.
 
 A block is a row group. The latent column is a `fixed_size_list<float>[d]`; the corrections column holds one
-binary cell a block, in the block's first row (null elsewhere): what the decoder must be told exactly.
+binary cell a block (see `cells`), in the block's first row, null elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +17,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bundle import schema_from_text, schema_to_text
-from pipeline.cells import Dictionaries, pack_cell, pack_dictionaries, unpack_cell, unpack_dictionaries
+from pipeline.cells import BlockCell, Dictionaries, Place, pack_block, pack_dictionaries, unpack_block
+from pipeline.cells import unpack_dictionaries as _unpack_dictionaries
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError
-from pipeline.rows import Exceptions
+from pipeline.guards import SparsePart, WholePart, mark, seal
+from pipeline.part_layout import PartShape, leaf_counts, writer_options
+from pipeline.plan import PartRecord, Plan
 from pipeline.storage import Location
 
-_META_UNIT = b"parvae.unit"
-_META_PLAN = b"parvae.plan"
-_META_SCHEMA = b"parvae.source_schema"
-_META_DICTIONARIES = b"parvae.dictionaries"
-_UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, OverflowError, struct.error)
-"""What reading a damaged part raises."""
+VERSION = (1, 0)
+"""Version of the archive format: of the manifest and of every part."""
+_MARK = b"parvae"
+_SCHEMA = b"parvae.schema"
+_DICTIONARIES = b"parvae.dictionaries"
+UNREADABLE = (OSError, EOFError, pa.ArrowException, ValueError, LookupError, TypeError, OverflowError, struct.error)
+"""What reading or decoding a damaged part raises."""
+Latents = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PartFormat:
+    """What all parts of an archive share.
+
+    Attributes:
+        schema: The schema of the dataset, metadata included.
+        plan: The plan.
+    """
+
+    schema: pa.Schema
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -39,29 +54,35 @@ class Block:
     """One row group of a part, as read.
 
     Attributes:
-        passthrough: The columns that were copied.
-        latents: float32 array of shape (rows, Z).
-        exceptions: What the latents cannot say.
+        number: Its number in the part.
+        rows: Its rows.
+        carried: The copied and plain columns that were asked for.
+        latents: float32 array of shape (rows, Z), or None if they were not asked for.
+        cell: Its cell; empty if it was not asked for.
         dictionaries: Source dictionaries of modelled dictionary columns: entries and their order.
     """
 
-    passthrough: pa.RecordBatch
-    latents: npt.NDArray[np.float32]
-    exceptions: Exceptions
-    dictionaries: Dictionaries = field(default_factory=dict)
+    number: int
+    rows: int
+    carried: Mapping[str, pa.Array]
+    latents: Latents | None
+    cell: BlockCell
+    dictionaries: Dictionaries
 
 
 @dataclass(frozen=True)
-class PartColumns:
-    """Names of the two columns that parvae adds to the passthrough columns of a part."""
+class Wanted:
+    """What is read of a block.
 
-    latent: str
-    corrections: str
+    Attributes:
+        carried: Names of copied and plain columns.
+        latents: Whether latents are wanted.
+        cell: Whether the cell is wanted.
+    """
 
-    @classmethod
-    def beside(cls, names: Sequence[str]) -> PartColumns:
-        """`latent` and `corrections`, with underscores appended until no passthrough column has the name."""
-        return cls(_free("latent", names), _free("corrections", names))
+    carried: Collection[str]
+    latents: bool
+    cell: bool
 
 
 class PartWriter:
@@ -69,70 +90,67 @@ class PartWriter:
 
     Args:
         path: Local path.
-        source_schema: Schema of the source file, metadata included; kept in the footer.
-        passthrough: Names of the columns that are copied.
-        columns: Names of the added columns.
-        latent_dim: Number of latents.
-        unit: The work unit's JSON form; kept in the footer.
-        plan: Fingerprint of the plan; kept in the footer.
+        form: What all parts share.
+        source_schema: Schema of the source file, metadata included; kept in the footer if it is not the dataset's.
+        shape: Which columns the part has.
+        unit: The work unit.
     """
 
     def __init__(
         self,
         path: str,
+        form: PartFormat,
         source_schema: pa.Schema,
-        passthrough: Sequence[str],
-        columns: PartColumns,
-        latent_dim: int,
-        unit: dict[str, Any],
-        plan: str,
+        shape: PartShape,
+        unit: WorkUnit,
     ) -> None:
-        fields = [source_schema.field(name) for name in passthrough]
-        latent = pa.list_(pa.field("element", pa.float32(), nullable=False), latent_dim)
-        fields.append(pa.field(columns.latent, latent, nullable=False))
-        fields.append(pa.field(columns.corrections, pa.binary()))
-        metadata = {
-            _META_UNIT: json.dumps(unit).encode(),
-            _META_PLAN: plan.encode(),
-            _META_SCHEMA: schema_to_text(source_schema).encode(),
-        }
-        self._schema = pa.schema(fields, metadata)
-        self._passthrough = list(passthrough)
-        self._dictionary_columns = {
-            name
-            for name, kind in zip(source_schema.names, source_schema.types, strict=True)
-            if pa.types.is_dictionary(kind) and name not in passthrough
-        }
+        plan = form.plan
+        self._carried = shape.carried(source_schema)
+        fields = [source_schema.field(name).remove_metadata() for name in self._carried]
+        if plan.latents:
+            latent = pa.list_(pa.field("element", pa.float32(), nullable=False), shape.latent_dim)
+            fields.append(pa.field(plan.latent_column, latent, nullable=False))
+        fields.append(pa.field(plan.corrections_column, pa.binary()))
+        self._plan, self._unit, self._schema = plan, unit, pa.schema(fields)
         self._dictionaries: Dictionaries = {}
-        self._writer = pq.ParquetWriter(
-            path,
-            self._schema,
-            compression="zstd",
-            compression_level=6,
-            write_page_checksum=True,
-            write_statistics=self._passthrough,  # those of a corrections cell would hold the cell twice more
-        )
-        self.rows = 0
+        kinds = {name: source_schema.field(name).type for name in shape.modelled}
+        self._dictionary_columns = sorted(name for name, kind in kinds.items() if pa.types.is_dictionary(kind))
+        self._writer = pq.ParquetWriter(path, self._schema, **writer_options(self._schema, plan, shape))
+        line = mark(VERSION, plan.fingerprint, plan.bundle, plan.codec, unit.index)
+        self._metadata = {_MARK: line.encode()}
+        if not source_schema.equals(form.schema, check_metadata=True):
+            self._metadata[_SCHEMA] = schema_to_text(source_schema).encode()
+        self._blocks = self.rows = 0
 
-    def write(self, batch: pa.RecordBatch, latents: npt.NDArray[np.float32], exceptions: Exceptions) -> None:
-        """Writes one block (`batch` has the passthrough columns, and may have others)."""
+    def write(
+        self, batch: pa.RecordBatch, plain: Mapping[str, pa.Array], latents: Latents | None, cell: BlockCell
+    ) -> None:
+        """Writes one block.
+
+        Args:
+            batch: The source rows.
+            plain: The plain columns; copied ones are taken from the source rows.
+            latents: The latents, if the plan keeps them.
+            cell: What the cell holds, dictionaries aside.
+        """
         if batch.num_rows == 0:
             return
-        arrays = [batch.column(batch.schema.get_field_index(name)) for name in self._passthrough]
-        latent_type = self._schema.field(len(arrays)).type
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), type=latent_type))
-        cells: list[bytes | None] = [None] * batch.num_rows
-        own = self._own_dictionaries(batch)
-        cells[0] = pack_cell(exceptions, own) if exceptions or own else None
-        arrays.append(pa.array(cells, pa.binary()))
+        arrays = [plain[name] if name in plain else batch.column(name) for name in self._carried]
+        if latents is not None:
+            latent_type = self._schema.field(self._plan.latent_column).type
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), type=latent_type))
+        place = Place(self._unit.index, self._blocks, batch.num_rows)
+        cell = BlockCell(cell.coded, cell.exceptions, self._own_dictionaries(batch))
+        arrays.append(pa.array([pack_block(place, cell), *[None] * (batch.num_rows - 1)], pa.binary()))
         table = pa.Table.from_arrays(arrays, schema=self._schema)
         self._writer.write_table(table, row_group_size=batch.num_rows)
+        self._blocks += 1
         self.rows += batch.num_rows
 
     def _own_dictionaries(self, batch: pa.RecordBatch) -> Dictionaries:
         """The dictionaries of a block that are not those of the part, which are the first block's."""
         own: Dictionaries = {}
-        for name in sorted(self._dictionary_columns & set(batch.schema.names)):
+        for name in self._dictionary_columns:
             dictionary = batch.column(batch.schema.get_field_index(name)).dictionary
             if not self._dictionaries.setdefault(name, dictionary).equals(dictionary):
                 own[name] = dictionary
@@ -141,8 +159,27 @@ class PartWriter:
     def close(self) -> None:
         """Writes the footer."""
         if self._dictionaries:
-            self._writer.add_key_value_metadata({_META_DICTIONARIES: pack_dictionaries(self._dictionaries)})
+            self._metadata[_DICTIONARIES] = pack_dictionaries(self._dictionaries)
+        self._writer.add_key_value_metadata(self._metadata)
         self._writer.close()
+
+
+def record_of(path: str, unit: WorkUnit, plan: Plan, passthrough: Collection[str]) -> PartRecord:
+    """The record of a part that was just written to a local file."""
+    guards, sha256, size, footer = seal(path)
+    if footer.num_rows != unit.rows:
+        raise ValueError(f"{footer.num_rows} rows were written, {unit.rows} were to be")
+    schema = footer.schema.to_arrow_schema()
+    roles: list[str] = []
+    for name, leaves in leaf_counts(schema).items():
+        role = "passthrough" if name in passthrough else "plain"
+        role = {plan.latent_column: "latents", plan.corrections_column: "corrections"}.get(name, role)
+        roles += [role] * leaves
+    sizes = dict.fromkeys(("latents", "corrections", "plain", "passthrough"), 0)
+    for group in range(footer.num_row_groups):
+        for index, role in enumerate(roles):
+            sizes[role] += footer.row_group(group).column(index).total_compressed_size
+    return PartRecord(unit, size, sha256, guards, sizes)
 
 
 class PartReader:
@@ -150,108 +187,123 @@ class PartReader:
 
     Args:
         location: The part.
-        columns: Names of the added columns.
-        plan: Fingerprint of the plan that the part must have been written under.
-        unit: The work unit that the part must hold, None for any.
+        record: Its record in the table of parts.
+        form: What all parts share.
+        whole: Whether to read the file at once and check its SHA-256; otherwise only the column chunks that are
+            asked for are read, each checked by a checksum of its own.
 
     Raises:
         ArchiveError: If the part is missing, damaged or foreign.
     """
 
-    def __init__(self, location: Location, columns: PartColumns, plan: str, unit: WorkUnit | None = None) -> None:
-        self._location, self._columns = location, columns
+    def __init__(self, location: Location, record: PartRecord, form: PartFormat, whole: bool = True) -> None:
+        self._location, self._record, self._plan = location, record, form.plan
         with contextlib.ExitStack() as stack:
             try:
-                stream = stack.enter_context(location.open())
-                self._file = stack.enter_context(pq.ParquetFile(stream, page_checksum_verification=True))
-                metadata = self._file.schema_arrow.metadata or {}
-                self.source_schema = schema_from_text(metadata[_META_SCHEMA].decode())
-                found = (metadata[_META_PLAN].decode(), json.loads(metadata[_META_UNIT]))
-                self.rows: int = self._file.metadata.num_rows
-                self._dictionaries = unpack_dictionaries(self._file.metadata.metadata.get(_META_DICTIONARIES))
-                self._check_columns()
+                if whole:
+                    self._source: WholePart | SparsePart = WholePart(
+                        location, record.size, record.sha256, record.guards
+                    )
+                else:
+                    self._source = SparsePart(location, record.size, record.guards)
+                stack.callback(self._source.close)
+                self._footer = self._source.footer
+                self._open_footer(form)
             except FileNotFoundError as error:
                 raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
-            except (*_UNREADABLE, ParvaeError) as error:
+            except (*UNREADABLE, ParvaeError) as error:
                 raise ArchiveError(f"the part {location} is damaged: {error}; restore it or encode again") from error
-            if found[0] != plan:
-                raise ArchiveError(f"the part {location} belongs to another archive; restore the right one")
-            if unit is not None and found[1] != json.loads(json.dumps(unit.to_json())):
-                raise ArchiveError(f"the part {location} holds other rows than its name says; restore it")
-            self._open = stack.pop_all()
+            self._close = stack.pop_all()
 
     def __enter__(self) -> PartReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._close.close()
 
-    def _check_columns(self) -> None:
-        """The added columns come last, each one leaf in the file."""
-        schema = self._file.schema_arrow
-        if schema.names[-2:] != [self._columns.latent, self._columns.corrections]:
-            raise ValueError(f"its columns are {schema.names}")
-        latent, corrections = schema.field(len(schema) - 2).type, schema.field(len(schema) - 1).type
-        if not pa.types.is_fixed_size_list(latent) or not pa.types.is_float32(latent.value_type):
-            raise ValueError(f"latents are of type {latent}")
-        if not pa.types.is_binary(corrections):
-            raise ValueError(f"corrections are of type {corrections}")
+    def _open_footer(self, form: PartFormat) -> None:
+        metadata = self._footer.metadata or {}
+        plan, unit = self._plan, self._record.work_unit
+        if metadata[_MARK].decode() != mark(VERSION, plan.fingerprint, plan.bundle, plan.codec, unit.index):
+            raise ValueError("it belongs to another archive or another place")
+        text = metadata.get(_SCHEMA)
+        self.source_schema: pa.Schema = form.schema if text is None else schema_from_text(text.decode())
+        self._dictionaries = _unpack_dictionaries(metadata.get(_DICTIONARIES))
+        self.block_rows = [self._footer.row_group(group).num_rows for group in range(self._footer.num_row_groups)]
+        if self._footer.num_rows != unit.rows or sum(self.block_rows) != unit.rows:
+            raise ValueError(f"it has {self._footer.num_rows} rows, the manifest says {unit.rows}")
+        schema = self._footer.schema.to_arrow_schema()
+        self._types = dict(zip(schema.names, schema.types, strict=True))
+        self._leaves: dict[str, list[int]] = {}
+        start = 0
+        for name, leaves in leaf_counts(schema).items():
+            self._leaves[name] = list(range(start, start + leaves))
+            start += leaves
 
-    def bytes_by_role(self) -> dict[str, int]:
-        """Compressed bytes of the latents, corrections and passthrough columns."""
-        sizes = {"latents": 0, "corrections": 0, "passthrough": 0}
-        footer = self._file.metadata
-        for group in range(footer.num_row_groups):
-            roles = ["passthrough"] * (footer.num_columns - 2) + ["latents", "corrections"]
-            for index, role in enumerate(roles):
-                sizes[role] += footer.row_group(group).column(index).total_compressed_size
-        return sizes
-
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
         """Reads the blocks in order.
 
         Raises:
             ArchiveError: If a block is damaged.
         """
-        for number in range(self._file.num_row_groups):
-            try:
-                block = self._block(number)
-            except _UNREADABLE as error:
-                raise ArchiveError(
-                    f"block {number} of {self._location} is damaged: {error}; restore the part"
-                ) from error
-            yield block
+        for number in range(len(self.block_rows)):
+            yield self.block(number, wanted)
 
-    def _block(self, number: int) -> Block:
-        table = self._file.read_row_group(number, use_threads=False)
-        rest = table.drop_columns([self._columns.latent, self._columns.corrections])
-        cell = table[self._columns.corrections][0].as_py()
-        exceptions, own = ({}, {}) if cell is None else unpack_cell(cell, table.num_rows)
-        latents = table[self._columns.latent].combine_chunks()
-        values = latents.flatten().to_numpy().reshape(table.num_rows, latents.type.list_size)
-        if not np.isfinite(values).all():
-            raise ValueError("a latent is not finite")
-        return Block(_one_batch(rest, table.num_rows), values, exceptions, {**self._dictionaries, **own})
+    def block(self, number: int, wanted: Wanted) -> Block:
+        """Reads one block.
+
+        Raises:
+            ArchiveError: If it is damaged.
+        """
+        with self.naming(number):
+            return self._block(number, wanted)
+
+    @contextlib.contextmanager
+    def naming(self, number: int) -> Iterator[None]:
+        """Turns what reading or decoding a damaged block raises into an `ArchiveError` that names it."""
+        try:
+            yield
+        except UNREADABLE as error:
+            text = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+            raise ArchiveError(f"block {number} of {self._location} is damaged: {text}; restore the part") from error
+
+    def _block(self, number: int, wanted: Wanted) -> Block:
+        plan, rows = self._plan, self.block_rows[number]
+        names = [*wanted.carried, *[plan.latent_column] * wanted.latents, *[plan.corrections_column] * wanted.cell]
+        leaves = sorted(leaf for name in names for leaf in self._leaves[name])
+        columns: dict[str, pa.Array] = {}
+        if leaves:
+            file = self._source.file(number, leaves)
+            table = file.reader.read_row_group(number, column_indices=leaves, use_threads=False)
+            columns = {name: _one_array(table, name, rows) for name in names}
+        for name in wanted.carried:
+            expected = self.source_schema.field(name).type
+            if columns[name].type != expected:
+                raise ValueError(f"column {name!r} is {columns[name].type}, expected {expected}")
+        cell = BlockCell()
+        if wanted.cell:
+            data = columns[plan.corrections_column][0].as_py()
+            cell = unpack_block(data, Place(self._record.work_unit.index, number, rows))
+        latents = _to_numpy(columns[plan.latent_column]) if wanted.latents else None
+        carried = {name: columns[name] for name in wanted.carried}
+        return Block(number, rows, carried, latents, cell, {**self._dictionaries, **cell.dictionaries})
 
 
-def sha256_file(path: str) -> str:
-    """SHA-256 of a local file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _to_numpy(latents: pa.Array) -> Latents:
+    values: Latents = latents.flatten().to_numpy().reshape(len(latents), latents.type.list_size)
+    if values.dtype != np.float32 or not np.isfinite(values).all():
+        raise ValueError("a latent is not finite")
+    return values
 
 
-def _one_batch(table: pa.Table, rows: int) -> pa.RecordBatch:
-    if table.num_columns == 0:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
-    batches = table.combine_chunks().to_batches()
-    if len(batches) != 1:
-        raise ValueError(f"{table.nbytes:,} bytes do not fit one Arrow batch")
-    batch: pa.RecordBatch = batches[0]
-    batch.validate()
-    return batch
-
-
-def _free(name: str, taken: Sequence[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+def _one_array(table: pa.Table, name: str, rows: int) -> pa.Array:
+    """A column of a row group as one valid array."""
+    column = table.column(table.schema.get_field_index(name)).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks != 1:
+            raise ValueError(f"{column.nbytes:,} bytes of column {name!r} do not fit one Arrow array")
+        column = column.chunk(0)
+    if len(column) != rows:
+        raise ValueError(f"column {name!r} has {len(column)} values for {rows} rows")
+    column.validate()
+    return column

@@ -1,4 +1,4 @@
-"""Training: fit the columns, then the VAE with Ray Train, and write the model folder."""
+"""Training: fit the columns, the VAE with Ray Train, then the codec for the error bounds; write the model folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +20,18 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from pipeline.bounds import overrides
 from pipeline.bundle import BUNDLE_FILE, CHECKPOINTS_FOLDER, WEIGHTS_FILE, Bundle, schema_to_text
 from pipeline.checkpoints import WEIGHTS, read_state
 from pipeline.cluster import Cluster, connected
+from pipeline.codec_store import StoredCodec, remove_codecs, save_codecs
 from pipeline.config import Optimization, TrainConfig
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import DatasetError, OutputError, TrainingError
 from pipeline.fit import Fitted, column_options, fit_columns
+from pipeline.fit_codec import fit_codecs
 from pipeline.progress import Board
+from pipeline.promise import BOTH, CORRECTIONS, Errors
 from pipeline.rows import PackedRows
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
 from pipeline.storage import Location, check_output
@@ -44,12 +49,14 @@ class TrainResult:
 
     Attributes:
         bundle: The model.
+        codecs: What codes each column within the error bounds, by what archives keep.
         rows: Rows of the dataset.
-        seconds: Wall time of columns and network together.
+        seconds: Wall time.
         explanations: For each column, its kind and why.
     """
 
     bundle: Bundle
+    codecs: Mapping[str, StoredCodec]
     rows: int
     seconds: float
     explanations: dict[str, str]
@@ -99,14 +106,20 @@ def train(
             LOG.info("column %r: %s", name, text)
         _begin(model, run)
         weights, history = _fit_network(_Job(dataset, fitted, config, model, cluster, count, gpu))
-    seconds = time.monotonic() - started
-    training = {"config": config.to_json(), "rows": dataset.rows, "seconds": seconds, "history": history}
-    bundle = Bundle(fitted.rows, weights, training)
+        seconds = time.monotonic() - started
+        training = {"config": config.to_json(), "rows": dataset.rows, "seconds": seconds, "history": history}
+        errors = Errors.resolve(fitted.rows, config.error, overrides(options))
+        bundle = Bundle(fitted.rows, weights, training, errors=errors)
+        codecs = {}
+        if errors.guaranteed:
+            codecs = fit_codecs(dataset, bundle, errors, (BOTH, CORRECTIONS), config.effort, config.seed, cluster)
+    save_codecs(model, codecs)
     bundle.save(model)
+    seconds = time.monotonic() - started
     if tensorboard is not None:
         _write_events(tensorboard, history)
     model.join(CHECKPOINTS_FOLDER).remove()
-    return TrainResult(bundle, dataset.rows, seconds, fitted.explanations)
+    return TrainResult(bundle, codecs, dataset.rows, seconds, fitted.explanations)
 
 
 def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, seed: int) -> tuple[EpochPlan, int]:
@@ -262,6 +275,7 @@ def _begin(model: Location, run: str) -> None:
     if _run_of(model) != run:
         for name in (BUNDLE_FILE, WEIGHTS_FILE, CHECKPOINTS_FOLDER):
             model.join(name).remove()
+        remove_codecs(model)
     model.join(BUNDLE_FILE).remove()
     model.join(CHECKPOINTS_FOLDER, RUN_FILE).write_json({"run": run})
 

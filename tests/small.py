@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pipeline.archive import Archive, write_manifest
+from pipeline.blocks import coded_block_rows, sample_runs
 from pipeline.bundle import Bundle
-from pipeline.columns import ColumnOptions, ColumnStats, fit_column
+from pipeline.codec_store import StoredCodec
+from pipeline.columns import Bound, ColumnOptions, ColumnStats, fit_column
+from pipeline.dataset import Dataset
+from pipeline.encode import UnitEncoder
+from pipeline.fit_codec import CodecFitter
+from pipeline.model import ArchiveModel
+from pipeline.parts import PartFormat
+from pipeline.plan import PartRecord, read_plan, write_plan
+from pipeline.promise import Errors, Promise
+from pipeline.request import EncodeOptions, Request
 from pipeline.rows import RowTransform
+from pipeline.storage import Location
 from vae_model.config import NetworkConfig
 from vae_model.network import VAE
 from vae_model.weights import to_bytes
@@ -49,6 +63,49 @@ def tiny_bundle(table: pa.Table, options: Mapping[str, ColumnOptions] | None = N
         vae = VAE(rows.layout(), TINY)
     vae.set_latent_grid(torch.full((3,), 0.1), torch.ones(3))
     return Bundle(rows, to_bytes(vae), {"rows": table.num_rows, "history": [{"minus_elbo_bits": 1.5}]})
+
+
+def errors_of(bundle: Bundle, error: str, columns: Mapping[str, str] | None = None) -> Errors:
+    """The error bounds of a model, as `train` resolves them."""
+    own = {name: Bound.parse(text) for name, text in (columns or {}).items()}
+    return Errors.resolve(bundle.rows, Bound.parse(error), own)
+
+
+def codec_of(dataset: Dataset, bundle: Bundle, errors: Errors, keep: str, effort: str = "fast") -> StoredCodec:
+    """A codec of a dataset, fitted in this process."""
+    runs, rows = sample_runs(dataset, 10_000, 1 << 28, 0), coded_block_rows(dataset)
+    fitter = CodecFitter(bundle.files(), errors, dataset.root, runs, rows, dataset.rows, effort, 0, 1)
+    return StoredCodec.from_json(fitter({"keep": keep})["codec"])
+
+
+def request_of(dataset: Dataset, bundle: Bundle, keep: str, error: str = "0.01r") -> Request:
+    """A request to encode a dataset with a model that lies nowhere."""
+    errors = errors_of(bundle, "none" if keep == "latents" else error)
+    return Request(dataset, bundle, Location("/nowhere"), Promise(keep, errors), EncodeOptions())
+
+
+def prepare(
+    dataset: Dataset, bundle: Bundle, out: Location, keep: str, error: str = "0.01r", **plan: Any
+) -> UnitEncoder:
+    """Writes plan and model of an archive; returns what encodes its units, with `plan` changed."""
+    request = request_of(dataset, bundle, keep, error)
+    codec = None if keep == "latents" else codec_of(dataset, bundle, request.promise.errors, keep)
+    decided = dataclasses.replace(request.plan(codec), **plan)
+    model = ArchiveModel.of(bundle, {} if codec is None else codec.files, decided)
+    write_plan(out, decided)
+    model.save(out)
+    return UnitEncoder(dict(model.files), PartFormat(dataset.schema, decided), dataset.root, out, "cpu", 1)
+
+
+def encode_here(
+    dataset: Dataset, bundle: Bundle, out: Location, keep: str, error: str = "0.01r", **plan: Any
+) -> Archive:
+    """Encodes a dataset in this process."""
+    work = prepare(dataset, bundle, out, keep, error, **plan)
+    decided = read_plan(out)
+    records = [PartRecord.from_json(work(unit.to_json())) for unit in dataset.units(decided.unit_bytes)]
+    write_manifest(out, decided, records, dataset.schema, dataset.size)
+    return Archive.open(out)
 
 
 def one_batch(table: pa.Table) -> pa.RecordBatch:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -20,13 +21,11 @@ import pytest
 
 from jobs.cli import COMMANDS, main, run
 from jobs.inspect import format_table
-from pipeline.archive import PARTS_FOLDER, PartRecord, Plan, part_name, write_manifest, write_plan
-from pipeline.bundle import Bundle, schema_to_text
-from pipeline.dataset import WorkUnit, open_dataset
-from pipeline.encode import make_plan
-from pipeline.parts import PartWriter
+from pipeline.bundle import Bundle
+from pipeline.dataset import open_dataset
+from pipeline.plan import write_plan
 from pipeline.storage import Location
-from tests.small import tiny_bundle
+from tests.small import encode_here, errors_of, request_of, tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 Refuse = Callable[..., str]
@@ -39,7 +38,8 @@ def table(rows: int = 30) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return tiny_bundle(table())
+    bundle = tiny_bundle(table())
+    return dataclasses.replace(bundle, errors=errors_of(bundle, "0.01r"))
 
 
 @pytest.fixture
@@ -59,27 +59,10 @@ def model(tmp_path: Path, bundle: Bundle) -> Path:
 
 @pytest.fixture
 def archive(tmp_path: Path, data: Path, bundle: Bundle) -> Path:
-    """A finished archive of the dataset (its latents are made up)."""
-    out = Location(str(tmp_path / "archive"))
-    dataset = open_dataset(Location(str(data)))
-    plan, (unit,) = make_plan(dataset, bundle), dataset.units()
-    write_plan(out, plan, bundle)
-    record = one_part(out, plan, unit, bundle)
-    write_manifest(out, plan, [record], schema_to_text(dataset.schema), dataset.size)
+    """A finished archive of the dataset."""
+    encode_here(open_dataset(Location(str(data))), bundle, Location(str(tmp_path / "archive")), "both")
+    shutil.rmtree(tmp_path / "archive" / "_ledger")
     return tmp_path / "archive"
-
-
-def one_part(out: Location, plan: Plan, unit: WorkUnit, bundle: Bundle) -> PartRecord:
-    location = out.join(PARTS_FOLDER, part_name(unit))
-    with location.publishing() as spool:
-        names = bundle.rows.passthrough
-        writer = PartWriter(spool, table().schema, names, plan.columns, 3, unit.to_json(), plan.fingerprint)
-        writer.write(table().combine_chunks().to_batches()[0], np.zeros((30, 3), np.float32), {})
-        writer.close()
-    size = location.stat().size
-    fixed: dict[str, Any] = {field.name: 0 for field in dataclasses.fields(PartRecord)}
-    fixed.update(name=part_name(unit), rows=30, bytes=size, sha256="", path=unit.path, row_groups=unit.row_groups)
-    return PartRecord(**fixed)
 
 
 def listing(folder: Path) -> list[tuple[str, int, int]]:
@@ -119,6 +102,7 @@ def test_is_a_missing_dataset_refused(refuse: Refuse, tmp_path: Path, model: Pat
         ("train", gone, "--model", tmp_path / "m"),
         ("encode", gone, "--model", model, "--out", tmp_path / "o"),
         ("evaluate", gone, archive),
+        ("verify", gone),
         ("inspect", gone),
     ):
         assert f"{gone} does not exist" in refuse(*argv)
@@ -214,8 +198,8 @@ def test_is_the_unfinished_work_of_others_refused(
     refuse: Refuse, tmp_path: Path, data: Path, model: Path, archive: Path, bundle: Bundle
 ) -> None:
     half, decoding, training = tmp_path / "half", tmp_path / "decoding", tmp_path / "training"
-    plan = dataclasses.replace(make_plan(open_dataset(Location(str(data))), bundle), dataset="0" * 64)
-    write_plan(Location(str(half)), plan, bundle)
+    plan = request_of(open_dataset(Location(str(data))), bundle, "latents").plan(None)
+    write_plan(Location(str(half)), dataclasses.replace(plan, request="0" * 64))
     assert "unfinished archive of other data" in refuse("encode", data, "--model", model, "--out", half)
     decoding.mkdir()
     for text in (json.dumps({"plan": "other", "columns": None}), "{"):
@@ -247,7 +231,7 @@ def test_is_a_dataset_that_is_not_the_archives_refused(refuse: Refuse, data: Pat
 
 
 def test_is_a_missing_or_damaged_archive_refused(refuse: Refuse, tmp_path: Path, data: Path, archive: Path) -> None:
-    for command in (("decode", "{}", "--out", "o"), ("evaluate", data, "{}")):
+    for command in (("decode", "{}", "--out", "o"), ("evaluate", data, "{}"), ("verify", "{}")):
         for path, message in ((tmp_path / "gone", "does not exist"), (data, "is no parvae archive")):
             assert message in refuse(*(path if word == "{}" else word for word in command))
     (archive / "_manifest.json").write_text("{}")
@@ -260,6 +244,23 @@ def test_is_a_missing_or_damaged_archive_refused(refuse: Refuse, tmp_path: Path,
 def test_is_a_column_that_does_not_exist_refused_by_decode(refuse: Refuse, archive: Path) -> None:
     argv = ("decode", archive, "--out", "o", "--columns", "x", "--columns", "word")
     assert "--columns names 'word', the archive has 'x', 'word, comma', 'label'" in refuse(*argv)
+
+
+def test_is_an_archive_of_another_format_refused(refuse: Refuse, data: Path, archive: Path) -> None:
+    manifest = json.loads((archive / "_manifest.json").read_text())
+    for version, message in (([2, 0], "archive format 2.0, this library reads up to 1"), ([0, 1], "never released")):
+        (archive / "_manifest.json").write_text(json.dumps({**manifest, "version": version}))
+        for command in (("decode", archive, "--out", "o"), ("verify", archive), ("evaluate", data, archive)):
+            assert message in refuse(*command)
+
+
+def test_is_a_promise_that_cannot_be_kept_refused(refuse: Refuse, data: Path, model: Path, bundle: Bundle) -> None:
+    argv = ("encode", data, "--model", model, "--out", "o")
+    assert "needs an error bound, but --error none" in refuse(*argv, "--keep", "both", "--error", "none")
+    assert "there is nothing to choose" in refuse(*argv, "--keep", "latents", "--dry-run")
+    unbounded = dataclasses.replace(bundle, errors=errors_of(bundle, "none"))
+    unbounded.save(Location(str(model)))
+    assert "was trained with --error none" in refuse(*argv, "--keep", "corrections")
 
 
 def test_is_a_relative_path_in_a_submitted_job_refused(
@@ -278,6 +279,9 @@ def test_is_a_relative_path_in_a_submitted_job_refused(
         (["train", "d", "--model", "m", "--latent", "x"], "'x' is no whole number"),
         (["train", "d", "--model", "m", "--epoch", "1"], "unrecognized arguments: --epoch"),
         (["encode", "d", "--model", "m"], "required: --out"),
+        (["encode", "d", "--model", "m", "--out", "o", "--keep", "all"], "argument --keep: invalid choice"),
+        (["encode", "d", "--model", "m", "--out", "o", "--effort", "huge"], "argument --effort: invalid choice"),
+        (["encode", "d", "--model", "m", "--out", "o", "--error", "1%"], "'1%' is no error bound"),
         (["decode"], "required"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["train", "d", "--model", "m", "--error", "much"], "argument --error: 'much' is no error bound: expected 0"),
@@ -367,6 +371,9 @@ def test_does_inspect_explain_an_archive(archive: Path, capsys: pytest.CaptureFi
     assert (figures["rows"], figures["parts"], figures["files"]) == (30, 1, 1)
     assert figures["ratio"] == figures["bytes_in"] / figures["bytes_out"]
     assert "latents" in text
+    assert (figures["keep"], figures["error"], figures["guaranteed"]) == ("both", "0.01r", True)
+    (line,) = (line for line in text.splitlines() if line.startswith("label "))
+    assert "0.29" in line
 
 
 def test_is_a_table_aligned_with_numbers_to_the_right() -> None:

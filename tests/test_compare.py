@@ -197,12 +197,48 @@ def test_are_mismatches_of_every_other_type_counted(left: pa.Array, right: pa.Ar
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), max_size=30), st.integers(0, 30))
 def test_do_merged_sums_equal_those_of_all_rows(pairs: list[tuple[float, float]], cut: int) -> None:
     left, right = (pa.array([pair[i] for pair in pairs], pa.float64()) for i in (0, 1))
-    whole, first, second = ColumnError(), ColumnError(), ColumnError()
+    whole, first, second = (ColumnError(bound=0.5) for _ in range(3))
     whole.add(left, right)
     first.add(left.slice(0, cut), right.slice(0, cut))
     second.add(left.slice(cut), right.slice(cut))
     first.merge(ColumnError(**asdict(second)))
     assert asdict(first) == pytest.approx(asdict(whole), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "bound", "violations"),
+    [
+        (pa.array([1.0, 2.0, NAN, INF]), pa.array([1.5, 2.6, NAN, INF]), 0.5, 1),
+        (pa.array([NAN, 1.0, INF]), pa.array([1.0, NAN, -INF]), 1e300, 3),
+        (pa.array([0.3]), pa.array([0.1 + 0.1 + 0.1]), 0.0, 1),
+        (pa.array([0.0, NAN, 1.0]), pa.array([-0.0, NAN, 1.0]), 0.0, 1),
+        (pa.array([0.0]), pa.array([-0.0]), 1e-300, 0),
+        (pa.array([1.0]), pa.array([1.0 + 2**-52]), 2**-52, 0),
+        (pa.array([2.0**53]), pa.array([0.5]), 2.0**53 - 0.5, 0),
+        (pa.array([2.0**53]), pa.array([0.25]), 2.0**53 - 1, 1),
+        (pa.array([1.7e308]), pa.array([-1.7e308]), 1e308, 1),
+        (pa.array([2**63 - 1, -(2**63)]), pa.array([-(2**63), 2**63 - 1]), 2.0**64, 0),
+        (pa.array([2**53 + 1]), pa.array([2**53]), 0.5, 1),
+        (pa.array([2**64 - 1], pa.uint64()), pa.array([2**64 - 3], pa.uint64()), 1.9, 1),
+        (pa.array([1, None]), pa.array([None, 1]), 5.0, 2),
+        (pa.array([decimal.Decimal("1.25")]), pa.array([decimal.Decimal("1.00")]), 0.25, 0),
+        (pa.array([decimal.Decimal("1.26")]), pa.array([decimal.Decimal("1.00")]), 0.25, 1),
+        (
+            pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+            pa.array([[1.0, 3.0], None], pa.list_(pa.float32(), 2)),
+            0.5,
+            1,
+        ),
+        (pa.array(["a", "b"]), pa.array(["a", "c"]), 0.0, 1),
+    ],
+)
+def test_is_every_value_beyond_its_bound_counted(
+    left: pa.Array, right: pa.Array, bound: float, violations: int
+) -> None:
+    error = ColumnError(bound=bound)
+    error.add(left, right)
+    assert error.summary()["violations"] == violations
+    assert "violations" not in compare(left, right)
 
 
 def test_are_the_figures_of_nothing_and_of_overflow_none() -> None:

@@ -131,7 +131,7 @@ def test_is_a_malformed_setting_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "known"),
     [
-        ("epochs: 3", "'epochs'", "passthrough, columns, .*network, training, error, seed"),
+        ("epochs: 3", "'epochs'", "passthrough, columns, .*network, training, error, effort, seed"),
         ("training: {epoch: 3}", "'training.epoch'", "epochs, batch_size, learning_rate"),
         ("network: {latent: 3}", "'network.latent'", "latent_dim, hidden, likelihood"),
         ("columns: {a.b: {kinds: x}}", "'columns.a.b.kinds'", "kind, shape, max_categories, scaling, error"),

@@ -84,21 +84,42 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, pa
     return root, tables
 
 
+KEEPS = ("both", "corrections", "latents")
+Archives = dict[str, Path]
+
+
 @pytest.fixture(scope="module")
-def archive(tables: tuple[Path, dict[str, pa.Table]], ray_session: None) -> dict[str, Path]:
-    """The dataset trained, encoded and decoded once for all tests of this file."""
+def archives(tables: tuple[Path, dict[str, pa.Table]], ray_session: None) -> Archives:
+    """The dataset trained once, and encoded and decoded once for everything that an archive may keep."""
     from jobs.cli import main
 
     root, _ = tables
     work = root.parent
     config = work / "config.yaml"
-    config.write_text("columns: {image: {kind: vector, shape: [3, 4]}}\n")
-    model, out, back = work / "model", work / "archive", work / "back"
-    train = ["train", root, "--model", model, "--passthrough", "label", "--passthrough", "key, with comma"]
-    train += ["--config", config, "--latent", 4, "--epochs", 2, "--set", "network.hidden=[32]"]
-    for argv in (train, ["encode", root, "--model", model, "--out", out], ["decode", out, "--out", back]):
-        assert main([str(word) for word in argv]) == 0
-    return {"data": root, "model": model, "archive": out, "decoded": back, "work": work}
+    config.write_text("columns: {image: {kind: vector, shape: [3, 4], error: 1}, f64: {error: 0}, i8: {error: 2}}\n")
+    paths = {"data": root, "model": work / "model", "work": work}
+    train = ["train", root, "--model", paths["model"], "--passthrough", "label", "--passthrough", "key, with comma"]
+    train += ["--config", config, "--latent", 4, "--epochs", 2, "--set", "network.hidden=[32]", "--effort", "fast"]
+    assert main([str(word) for word in train]) == 0
+    for keep in KEEPS:
+        out, back = work / keep, work / f"{keep} decoded"
+        paths |= {keep: out, f"{keep} decoded": back}
+        encode = ["encode", root, "--model", paths["model"], "--out", out, "--keep", keep]
+        for argv in (encode, ["decode", out, "--out", back]):
+            assert main([str(word) for word in argv]) == 0
+    return paths
+
+
+@pytest.fixture(params=KEEPS)
+def archive(request: pytest.FixtureRequest, archives: Archives) -> Archives:
+    """One of the archives."""
+    return {**archives, "archive": archives[request.param], "decoded": archives[f"{request.param} decoded"]}
+
+
+@pytest.fixture
+def both(archives: Archives) -> Archives:
+    """The archive of latents and corrections."""
+    return {**archives, "archive": archives["both"], "decoded": archives["both decoded"]}
 
 
 def read(path: Path) -> pa.Table:
@@ -107,7 +128,7 @@ def read(path: Path) -> pa.Table:
 
 
 def test_are_schema_layout_and_row_groups_restored_to_the_letter(
-    archive: dict[str, Path], tables: tuple[Path, dict[str, pa.Table]]
+    archive: Archives, tables: tuple[Path, dict[str, pa.Table]]
 ) -> None:
     found = {str(path.relative_to(archive["decoded"])) for path in archive["decoded"].rglob("*") if path.is_file()}
     assert found == set(tables[1])
@@ -122,7 +143,7 @@ def test_are_schema_layout_and_row_groups_restored_to_the_letter(
 
 
 def test_are_passthrough_columns_equal_by_value_and_order(
-    archive: dict[str, Path], tables: tuple[Path, dict[str, pa.Table]]
+    archive: Archives, tables: tuple[Path, dict[str, pa.Table]]
 ) -> None:
     for name, table in tables[1].items():
         decoded = read(archive["decoded"] / name)
@@ -131,7 +152,7 @@ def test_are_passthrough_columns_equal_by_value_and_order(
 
 
 def test_do_nulls_and_non_finite_values_come_back_as_they_were(
-    archive: dict[str, Path], tables: tuple[Path, dict[str, pa.Table]]
+    archive: Archives, tables: tuple[Path, dict[str, pa.Table]]
 ) -> None:
     for name, table in tables[1].items():
         decoded = read(archive["decoded"] / name)
@@ -145,7 +166,7 @@ def test_do_nulls_and_non_finite_values_come_back_as_they_were(
 
 
 def test_do_categories_and_constants_stay_within_what_was_seen(
-    archive: dict[str, Path], tables: tuple[Path, dict[str, pa.Table]]
+    archive: Archives, tables: tuple[Path, dict[str, pa.Table]]
 ) -> None:
     table, decoded = tables[1]["year=2023/a.parquet"], read(archive["decoded"] / "year=2023/a.parquet")
     for column in ("word", "dict", "flag", "constant"):
@@ -153,32 +174,200 @@ def test_do_categories_and_constants_stay_within_what_was_seen(
     assert min(decoded["image"].combine_chunks().flatten().to_pylist()) >= 0
 
 
-def test_does_evaluate_count_every_row_byte_and_error(archive: dict[str, Path], parvae: Command) -> None:
+BOUNDS = {"i8": 2, "image": 1, "f64": 0}
+EXACT = ("flag", "date", "time", "stamp", "took", "word", "dict", "constant", "empty")
+
+
+def elements(column: pa.ChunkedArray) -> list[Any]:
+    """Numbers of a column as Python's, elements of vectors too."""
+    values: list[Any] = []
+    for value in column.to_pylist():
+        values += list(np.asarray(value).ravel().tolist()) if isinstance(value, (list, np.ndarray)) else [value]
+    return values
+
+
+@pytest.mark.parametrize("keep", ["both", "corrections"])
+def test_is_every_value_within_its_bound(
+    archives: Archives, tables: tuple[Path, dict[str, pa.Table]], keep: str
+) -> None:
+    whole = pa.concat_tables([table for table in tables[1].values() if table.num_rows])
+    for name, table in tables[1].items():
+        decoded = read(archives[f"{keep} decoded"] / name)
+        for column in EXACT:
+            assert decoded[column].to_pylist() == table[column].to_pylist(), column
+        for column in ("i8", "u64", "i64", "f16", "f32", "decimal", "image", "vector", "tensor"):
+            numbers = [v for v in elements(whole[column]) if v is not None and v == v and abs(v) != float("inf")]
+            bound = BOUNDS.get(column, float(max(numbers) - min(numbers)) * 0.01)
+            pairs = zip(elements(table[column]), elements(decoded[column]), strict=True)
+            missed = [(a, b) for a, b in pairs if a is not None and a == a and a != b and abs(a - b) > bound]
+            assert missed == [], column
+        left, right = (t["f64"].combine_chunks().to_numpy().view(np.int64) for t in (table, decoded))
+        np.testing.assert_array_equal(left, right)
+
+
+def test_does_evaluate_count_every_row_byte_and_error(archive: Archives, parvae: Command) -> None:
     figures = parvae("evaluate", archive["data"], archive["archive"])
     assert figures["rows"] == ROWS + ROWS // 2
     files = [path for path in archive["archive"].rglob("*") if path.is_file()]
     assert figures["bytes_out"] == sum(path.stat().st_size for path in files)
     assert figures["bytes_in"] == sum(path.stat().st_size for path in archive["data"].rglob("*.parquet"))
-    minus_elbo = figures["minus_reconstruction_bits_per_row"] + figures["kl_bits_per_row"]
-    assert figures["minus_elbo_bits_per_row"] == pytest.approx(minus_elbo)
+    if figures["keep"] != "corrections":
+        minus_elbo = figures["minus_reconstruction_bits_per_row"] + figures["kl_bits_per_row"]
+        assert figures["minus_elbo_bits_per_row"] == pytest.approx(minus_elbo)
     columns = figures["columns"]
     assert columns["nested"]["mismatch_rate"] == columns["label"]["mismatch_rate"] == 0
-    decoded = np.concatenate(
-        [read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive["decoded"].rglob("*.parquet"))]
-    )
-    original = np.concatenate(
-        [read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive["data"].rglob("*.parquet"))]
+    assert figures["violations"] == (None if figures["keep"] == "latents" else 0)
+    decoded, original = (
+        np.concatenate([read(p)["i8"].to_numpy(zero_copy_only=False) for p in sorted(archive[name].rglob("*.parquet"))])
+        for name in ("decoded", "data")
     )
     errors = np.abs(original - decoded)
     assert columns["i8"]["max_error"] == np.nanmax(errors)
     assert columns["i8"]["rms_error"] == pytest.approx(np.sqrt(np.nanmean(errors**2)))
+    if figures["keep"] != "latents":
+        assert (columns["i8"]["bound"], columns["f64"]["bound"], columns["word"]["bound"]) == (2, 0, 0)
 
 
-def test_is_latent_read_as_numbers_by_pandas_polars_and_duckdb(archive: dict[str, Path]) -> None:
+def test_does_evaluate_fail_where_a_bound_is_broken(
+    archives: Archives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from jobs.cli import main
+
+    data = tmp_path / "data"
+    shutil.copytree(archives["data"], data)
+    path = data / "year=2024" / "a.parquet"
+    changed = read(path)
+    index = changed.schema.get_field_index("constant")
+    changed = changed.set_column(index, changed.schema.field("constant"), pa.array([8] * (ROWS // 2), pa.int32()))
+    pq.write_table(changed, path, row_group_size=250)
+    assert main(["evaluate", str(data), str(archives["corrections"])]) == 1
+    assert f"column 'constant': {ROWS // 2} of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_does_verify_pass_and_name_what_is_damaged(
+    archives: Archives, keep: str, tmp_path: Path, parvae: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from jobs.cli import main
+
+    figures = parvae("verify", archives[keep])
+    assert (figures["rows"], figures["parts"]) == (ROWS + ROWS // 2, 3)
+    broken = tmp_path / "broken"
+    shutil.copytree(archives[keep], broken)
+    for part in sorted((broken / "parts").iterdir())[:2]:
+        data = bytearray(part.read_bytes())
+        data[len(data) // 3] ^= 16
+        part.write_bytes(bytes(data))
+    assert main(["verify", str(broken)]) == 2
+    said = capsys.readouterr().err
+    assert "2 of 3 parts" in said
+    assert all(part.name in said for part in sorted((broken / "parts").iterdir())[:2])
+    assert "block 0" in said
+
+
+def test_does_an_approximate_archive_say_so(archives: Archives, tmp_path: Path, parvae: Command, caplog: Any) -> None:
+    assert parvae("decode", archives["latents"], "--out", tmp_path / "a")["guaranteed"] is False
+    assert "without a bound" in caplog.text
+    assert parvae("decode", archives["corrections"], "--out", tmp_path / "b")["guaranteed"] is True
+
+
+@pytest.mark.parametrize("error", ["0", "0.001r", "0.05r", "3"])
+def test_may_encode_promise_another_bound(archives: Archives, tmp_path: Path, parvae: Command, error: str) -> None:
+    out, back = tmp_path / "archive", tmp_path / "back"
+    argv = ["encode", archives["data"], "--model", archives["model"], "--out", out, "--keep", "corrections"]
+    figures = parvae(*argv, "--error", error, "--effort", "fast")
+    assert (figures["error"], figures["guaranteed"]) == (error, True)
+    found = parvae("evaluate", archives["data"], out)
+    assert found["violations"] == 0
+    assert (found["columns"]["i8"]["bound"], found["columns"]["f64"]["bound"]) == (2, 0)
+    if error == "3":
+        assert {found["columns"][name]["bound"] for name in ("f16", "f32", "u64", "decimal", "vector")} == {3}
+    if error == "0":
+        parvae("decode", out, "--out", back)
+        for path in back.rglob("*.parquet"):
+            left, right = read(path), read(archives["data"] / path.relative_to(back))
+            for name in set(left.column_names) - {"i8", "image"}:
+                assert repr(left[name].to_pylist()) == repr(right[name].to_pylist()), name
+
+
+def test_do_networks_code_columns_and_decode_in_any_piece(tmp_path: Path, parvae: Command) -> None:
+    from pipeline.archive import Archive
+    from pipeline.storage import Location
+
+    rng = np.random.default_rng(0)
+    rows = 6000
+    base = rng.integers(0, 12, rows)
+    words = np.array(["red", "green", "blue", "mauve"])
+    table = pa.table(
+        {
+            "a": base,
+            "b": base * 2 + rng.integers(0, 2, rows),
+            "c": pa.array(words[base % 4], mask=rng.random(rows) < 0.1),
+            "d": base * 0.5 + rng.integers(0, 3, rows) * 0.1,
+            "key": [f"k{i}" for i in range(rows)],
+        }
+    )
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "a.parquet")
+    argv = ["--model", tmp_path / "model", "--passthrough", "key", "--epochs", 1, "--latent", 2, "--error", "0"]
+    trained = parvae("train", tmp_path / "data", *argv)
+    assert set(trained["codec_bytes"]) == {"both", "corrections"}
+    for keep in ("both", "corrections"):
+        out = tmp_path / keep
+        encoded = parvae("encode", tmp_path / "data", "--model", tmp_path / "model", "--out", out, "--keep", keep)
+        assert (out / "_model" / "coder.safetensors").exists(), encoded
+        assert (out / "_model" / "bundle.json").exists() == (keep == "both")
+        assert parvae("evaluate", tmp_path / "data", out)["violations"] == 0
+        opened = Archive.open(Location(str(out)))
+        assert opened.read().equals(table)
+        assert opened.read(range(700, 803), ["key", "c"]).equals(table.select(["c", "key"]).slice(700, 103))
+
+
+def test_do_two_encodes_give_the_same_bytes(archives: Archives, tmp_path: Path, parvae: Command) -> None:
+    for keep in KEEPS:
+        out = tmp_path / keep
+        parvae("encode", archives["data"], "--model", archives["model"], "--out", out, "--keep", keep)
+        for path in sorted(out.rglob("*")):
+            if path.is_file():
+                assert path.read_bytes() == (archives[keep] / path.relative_to(out)).read_bytes(), path
+
+
+def test_does_a_dry_run_write_nothing(archives: Archives, tmp_path: Path, parvae: Command) -> None:
+    for keep in ("both", "corrections"):
+        out = tmp_path / "never"
+        argv = ["encode", archives["data"], "--model", archives["model"], "--out", out, "--keep", keep, "--dry-run"]
+        figures = parvae(*argv)
+        assert not out.exists()
+        assert (figures["dry_run"], figures["keep"], figures["pays_after_rows"]) == (True, keep, 0)
+        assert (figures["expected_bytes"]["latents"] > 0) == (keep == "both")
+        chosen = figures["columns"]["i8"]
+        assert chosen["bytes"] == min(chosen["choices"].values())
+        total = sum(size for name, size in figures["expected_bytes"].items() if name != "total")
+        assert figures["expected_bytes"]["total"] == pytest.approx(total)
+
+
+def test_is_a_description_of_corrections_tiny(tmp_path: Path, parvae: Command) -> None:
+    rng = np.random.default_rng(0)
+    rows = 3000
+    table = pa.table({f"column_{i}": rng.normal(size=rows).astype(np.float32) for i in range(7)})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "a.parquet")
+    model, out = tmp_path / "model", tmp_path / "archive"
+    parvae("train", tmp_path / "data", "--model", model, "--epochs", 1, "--latent", 2, "--effort", "fast")
+    parvae("encode", tmp_path / "data", "--model", model, "--out", out, "--keep", "corrections")
+    sizes = parvae("evaluate", tmp_path / "data", out)["bytes_by_part"]
+    assert sizes["total"] - sizes["corrections"] - sizes["plain"] < 4000
+
+
+def test_is_latent_read_as_numbers_by_pandas_polars_and_duckdb(both: Archives) -> None:
     import duckdb
     import polars
 
-    parts = archive["archive"] / "parts"
+    parts = both["archive"] / "parts"
     frame = pd.read_parquet(parts)
     stacked = np.stack(frame["latent"].to_list())
     assert stacked.shape == (ROWS + ROWS // 2, 4)
@@ -191,59 +380,67 @@ def test_is_latent_read_as_numbers_by_pandas_polars_and_duckdb(archive: dict[str
     assert np.isclose(sum(row[1] for row in rows), stacked[:, 3].astype(float).sum() + len(stacked))
 
 
-def test_are_part_rows_in_source_order(archive: dict[str, Path], tables: tuple[Path, dict[str, pa.Table]]) -> None:
-    parts = pads.dataset(sorted((archive["archive"] / "parts").glob("*.parquet")))
+def test_are_part_rows_in_source_order(both: Archives, tables: tuple[Path, dict[str, pa.Table]]) -> None:
+    parts = pads.dataset(sorted((both["archive"] / "parts").glob("*.parquet")))
     keys = parts.to_table(columns=["key, with comma"])["key, with comma"].to_pylist()
     assert keys == [key for table in tables[1].values() for key in table["key, with comma"].to_pylist()]
 
 
 def test_does_a_second_encode_refuse_and_overwrite_replace(
-    archive: dict[str, Path], parvae: Command, capsys: pytest.CaptureFixture[str]
+    both: Archives, parvae: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from jobs.cli import main
 
-    argv = ["encode", archive["data"], "--model", archive["model"], "--out", archive["archive"]]
-    before = (archive["archive"] / "_manifest.json").read_bytes()
+    argv = ["encode", both["data"], "--model", both["model"], "--out", both["archive"]]
+    before = (both["archive"] / "_manifest.json").read_bytes()
     assert main([str(word) for word in argv]) == 2
     assert "--overwrite" in capsys.readouterr().err
     figures = parvae(*argv, "--overwrite")
     assert figures["rows"] == ROWS + ROWS // 2
-    assert (archive["archive"] / "_manifest.json").read_bytes() == before
+    assert (both["archive"] / "_manifest.json").read_bytes() == before
 
 
-def test_does_a_killed_encode_continue_with_what_is_missing(archive: dict[str, Path], parvae: Command) -> None:
+def test_does_a_killed_encode_continue_with_its_codec_and_what_is_missing(
+    both: Archives, parvae: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
-    work = archive["work"] / "resumed"
-    shutil.copytree(archive["archive"], work)
+    from pipeline.archive import Archive
+    from pipeline.storage import Location
+
+    work = both["work"] / "resumed"
+    shutil.copytree(both["archive"], work)
+    parts = Archive.open(Location(str(work))).parts
+    assert len(parts) == 3
     manifest = json.loads((work / "_manifest.json").read_text())
     (work / "_manifest.json").unlink()
-    parts = pq.read_table(work / "_parts.parquet").to_pylist()
-    assert len(parts) == 3
+    monkeypatch.setattr("pipeline.request.fit_codecs", None)
+    monkeypatch.setattr("pipeline.request.load_codec", None)
     (work / "_ledger").mkdir()
     for part in parts[:2]:
-        (work / "_ledger" / f"{part['name']}.json").write_text(json.dumps({"record": part}))
-    kept = work / "parts" / parts[0]["name"]
+        record = {**part.to_json(), "sizes": {"latents": 1, "corrections": 1, "plain": 1, "passthrough": 1}}
+        (work / "_ledger" / f"{part.name}.json").write_text(json.dumps({"record": record}))
+    kept = work / "parts" / parts[0].name
     stamp = kept.stat().st_mtime_ns
-    (work / "parts" / parts[1]["name"]).write_bytes(b"half-written")
+    (work / "parts" / parts[1].name).write_bytes(b"half-written")
     (work / "parts" / ".tmp-orphan").write_bytes(b"half-written")
-    figures = parvae("encode", archive["data"], "--model", archive["model"], "--out", work)
+    figures = parvae("encode", both["data"], "--model", both["model"], "--out", work)
     assert figures["parts_resumed"] == 1
     assert kept.stat().st_mtime_ns == stamp
-    assert {p.name for p in (work / "parts").iterdir()} == {part["name"] for part in parts}
+    assert {p.name for p in (work / "parts").iterdir()} == {part.name for part in parts}
     assert json.loads((work / "_manifest.json").read_text())["rows"] == manifest["rows"]
     assert not (work / "_ledger").exists()
 
 
-def test_does_decode_give_only_the_columns_asked_for(archive: dict[str, Path], parvae: Command) -> None:
-    out = archive["work"] / "two columns"
-    parvae("decode", archive["archive"], "--out", out, "--columns", "label", "--columns", "key, with comma")
+def test_does_decode_give_only_the_columns_asked_for(both: Archives, parvae: Command) -> None:
+    out = both["work"] / "two columns"
+    parvae("decode", both["archive"], "--out", out, "--columns", "label", "--columns", "key, with comma")
     table = read(out / "year=2023" / "a.parquet")
     assert table.column_names == ["key, with comma", "label"]
 
 
-def test_are_values_unseen_in_training_kept(archive: dict[str, Path], parvae: Command) -> None:
-    root, out, back = (archive["work"] / name for name in ("new data", "new archive", "new decoded"))
+def test_are_values_unseen_in_training_kept(both: Archives, parvae: Command) -> None:
+    root, out, back = (both["work"] / name for name in ("new data", "new archive", "new decoded"))
     root.mkdir()
     table = every_type(50, 9)
     words = pa.array(["mauve"] * 25 + ["red"] * 25)
@@ -252,7 +449,7 @@ def test_are_values_unseen_in_training_kept(archive: dict[str, Path], parvae: Co
     index = table.schema.get_field_index("i8")
     table = table.set_column(index, table.schema.field("i8"), pa.array([127] * 50, pa.int8()))
     pq.write_table(table, root / "new.parquet")
-    parvae("encode", root, "--model", archive["model"], "--out", out)
+    parvae("encode", root, "--model", both["model"], "--out", out)
     parvae("decode", out, "--out", back)
     decoded = read(back / "new.parquet")
     assert decoded["word"].to_pylist()[:25] == ["mauve"] * 25
@@ -261,26 +458,24 @@ def test_are_values_unseen_in_training_kept(archive: dict[str, Path], parvae: Co
 
 
 def test_is_a_dataset_of_another_schema_refused_before_any_work(
-    archive: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    both: Archives, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from jobs.cli import main
 
-    root, out = archive["work"] / "other", archive["work"] / "other archive"
+    root, out = both["work"] / "other", both["work"] / "other archive"
     root.mkdir()
     pq.write_table(every_type(5, 1).drop_columns(["i8"]), root / "x.parquet")
-    assert main(["encode", str(root), "--model", str(archive["model"]), "--out", str(out)]) == 2
+    assert main(["encode", str(root), "--model", str(both["model"]), "--out", str(out)]) == 2
     assert "'i8'" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_is_a_worker_count_beyond_the_cluster_refused(
-    archive: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_is_a_worker_count_beyond_the_cluster_refused(both: Archives, capsys: pytest.CaptureFixture[str]) -> None:
     from jobs.cli import main
 
-    out = archive["work"] / "never"
+    out = both["work"] / "never"
     for extra in (["--workers", "99"], ["--gpu"]):
-        argv = ["encode", str(archive["data"]), "--model", str(archive["model"]), "--out", str(out), *extra]
+        argv = ["encode", str(both["data"]), "--model", str(both["model"]), "--out", str(out), *extra]
         assert main(argv) == 2
         assert extra[0] in capsys.readouterr().err
         assert not out.exists()
@@ -293,12 +488,13 @@ def test_do_tiny_datasets_work(tmp_path: Path, parvae: Command, rows: int) -> No
     table = pa.table({"x": np.arange(rows) * 1.5, "when": [now] * rows, "none": pa.nulls(rows, pa.string())})
     pq.write_table(table, tmp_path / "data" / "a.parquet")
     model, out, back = tmp_path / "model", tmp_path / "archive", tmp_path / "back"
-    parvae("train", tmp_path / "data", "--model", model, "--epochs", 1, "--latent", 2)
+    parvae("train", tmp_path / "data", "--model", model, "--epochs", 1, "--latent", 2, "--effort", "fast")
     parvae("encode", tmp_path / "data", "--model", model, "--out", out)
     parvae("decode", out, "--out", back)
     decoded = read(back / "a.parquet")
     assert decoded.num_rows == rows
     assert decoded.schema.equals(table.schema)
+    assert parvae("evaluate", tmp_path / "data", out)["violations"] == 0
 
 
 def test_do_ordered_categories_keep_their_entries_and_order(tmp_path: Path, parvae: Command) -> None:
@@ -309,7 +505,7 @@ def test_do_ordered_categories_keep_their_entries_and_order(tmp_path: Path, parv
             tmp_path / "data" / f"{name}.parquet"
         )
     model, out, back = tmp_path / "model", tmp_path / "archive", tmp_path / "back"
-    parvae("train", tmp_path / "data", "--model", model, "--epochs", 2, "--latent", 2)
+    parvae("train", tmp_path / "data", "--model", model, "--epochs", 2, "--latent", 2, "--effort", "fast")
     parvae("encode", tmp_path / "data", "--model", model, "--out", out)
     parvae("decode", out, "--out", back)
     for name in "12":
@@ -317,11 +513,11 @@ def test_do_ordered_categories_keep_their_entries_and_order(tmp_path: Path, parv
 
 
 def test_does_a_corrupt_page_leave_nothing_behind(
-    archive: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    both: Archives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from jobs.cli import main
 
-    source = archive["data"] / "year=2023" / "a.parquet"
+    source = both["data"] / "year=2023" / "a.parquet"
     chunk = pq.ParquetFile(source).metadata.row_group(0).column(0)
     (tmp_path / "data").mkdir()
     data = bytearray(source.read_bytes())
@@ -329,7 +525,7 @@ def test_does_a_corrupt_page_leave_nothing_behind(
     data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
     (tmp_path / "data" / "a.parquet").write_bytes(data)
     out = tmp_path / "archive"
-    assert main(["encode", str(tmp_path / "data"), "--model", str(archive["model"]), "--out", str(out)]) == 2
+    assert main(["encode", str(tmp_path / "data"), "--model", str(both["model"]), "--out", str(out)]) == 2
     assert "a.parquet" in capsys.readouterr().err
     assert not out.exists()
     assert main(["train", str(tmp_path / "data"), "--model", str(tmp_path / "model")]) == 2
@@ -337,14 +533,14 @@ def test_does_a_corrupt_page_leave_nothing_behind(
 
 
 def test_does_a_damaged_archive_leave_no_partial_output(
-    archive: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    both: Archives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
     from jobs.cli import main
 
     broken, back = tmp_path / "archive", tmp_path / "back"
-    shutil.copytree(archive["archive"], broken)
+    shutil.copytree(both["archive"], broken)
     part = sorted((broken / "parts").iterdir())[1]
     whole = part.read_bytes()
     part.unlink()
@@ -358,21 +554,21 @@ def test_does_a_damaged_archive_leave_no_partial_output(
     assert not back.exists()
 
 
-def test_does_a_killed_decode_continue(archive: dict[str, Path], tmp_path: Path, parvae: Command) -> None:
+def test_does_a_killed_decode_continue(both: Archives, tmp_path: Path, parvae: Command) -> None:
     import shutil
 
     from pipeline.archive import Archive
     from pipeline.storage import Location
 
     back = tmp_path / "back"
-    shutil.copytree(archive["decoded"], back)
-    plan = Archive.open(Location(str(archive["archive"]))).plan.fingerprint
+    shutil.copytree(both["decoded"], back)
+    plan = Archive.open(Location(str(both["archive"]))).plan.fingerprint
     (back / "_decoding.json").write_text(json.dumps({"plan": plan, "columns": None}))
     (back / "year=2024" / "a.parquet").unlink()
     (back / "year=2024" / ".tmp-x").write_bytes(b"half-written")
     kept = (back / "year=2023" / "a.parquet").stat().st_mtime_ns
-    parvae("decode", archive["archive"], "--out", back)
+    parvae("decode", both["archive"], "--out", back)
     assert (back / "year=2023" / "a.parquet").stat().st_mtime_ns == kept
     names = ("year=2024/a.parquet", "year=2023/a.parquet")
-    assert all((back / name).read_bytes() == (archive["decoded"] / name).read_bytes() for name in names)
+    assert all((back / name).read_bytes() == (both["decoded"] / name).read_bytes() for name in names)
     assert {path.name for path in back.rglob("*") if path.is_file()} == {"a.parquet", "b.parquet"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.archive import Archive, PartRecord, Plan, write_manifest, write_plan
-from pipeline.bundle import Bundle, schema_to_text
+from pipeline.archive import Archive
+from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.decode import FileDecoder
-from pipeline.encode import UnitEncoder, _finish, _read_ledger, make_plan
+from pipeline.encode import _finish, _read_ledger
 from pipeline.errors import ArchiveError, DatasetError, JobError
-from pipeline.parts import PartReader
+from pipeline.parts import PartReader, Wanted
 from pipeline.storage import Location
-from tests.small import as_stored, tiny_bundle
+from tests.small import as_stored, encode_here, prepare, tiny_bundle
 
 ROWS = 300
 COPIED = ["key", "nested", "blob", "dict copied", "latent", "corrections"]
@@ -70,45 +69,29 @@ def dataset(tmp_path: Path) -> Dataset:
     return open_dataset(Location(str(tmp_path / "data")))
 
 
-def plan_for(dataset: Dataset, bundle: Bundle) -> Plan:
-    """Small units and small blocks, so that there are many of both."""
-    return dataclasses.replace(make_plan(dataset, bundle), unit_bytes=8000, block_rows=32)
+SMALL = {"unit_bytes": 8000, "block_rows": 32}
+"""Small units and small blocks, so that there are many of both."""
 
 
-def encoder(dataset: Dataset, bundle: Bundle, out: Location, plan: Plan) -> UnitEncoder:
-    sizes = {file.path: file.size for file in dataset.files}
-    return UnitEncoder(bundle.files(), dataset.root, out, plan, sizes, "cpu", 1)
+@pytest.fixture(params=["both", "corrections", "latents"])
+def archive(request: pytest.FixtureRequest, dataset: Dataset, bundle: Bundle, tmp_path: Path) -> Archive:
+    assert len(dataset.units(8000)) > 5
+    return encode_here(dataset, bundle, Location(str(tmp_path / "archive")), request.param, **SMALL)
 
 
-@pytest.fixture
-def archive(dataset: Dataset, bundle: Bundle, tmp_path: Path) -> Archive:
-    out, plan = Location(str(tmp_path / "archive")), plan_for(dataset, bundle)
-    write_plan(out, plan, bundle)
-    work = encoder(dataset, bundle, out, plan)
-    units = dataset.units(plan.unit_bytes)
-    assert len(units) > 5
-    records = [work(unit.to_json()) for unit in units]
-    parsed = [PartRecord(**{**record, "row_groups": tuple(record["row_groups"])}) for record in records]
-    write_manifest(out, plan, parsed, schema_to_text(dataset.schema), dataset.size)
-    return Archive.open(out)
-
-
-def decoder(archive: Archive, bundle: Bundle, out: Path, columns: list[str] | None = None) -> FileDecoder:
-    out_location = Location(str(out))
-    return FileDecoder(bundle.files(), archive.location, archive.plan, out_location, columns, "cpu", 1)
+def decoder(archive: Archive, out: Path, columns: list[str] | None = None) -> FileDecoder:
+    files = dict(archive.load_model().files)
+    return FileDecoder(files, archive.form, archive.location, Location(str(out)), columns, "cpu", 1)
 
 
 def items(archive: Archive) -> list[dict[str, Any]]:
-    return [
-        {"path": path, "parts": [dataclasses.asdict(part) for part in parts]}
-        for path, parts in archive.by_file().items()
-    ]
+    return [{"path": path, "parts": [part.to_json() for part in parts]} for path, parts in archive.by_file().items()]
 
 
 def test_is_every_file_decoded_to_the_letter(
     dataset: Dataset, archive: Archive, bundle: Bundle, tmp_path: Path
 ) -> None:
-    decode = decoder(archive, bundle, tmp_path / "back")
+    decode = decoder(archive, tmp_path / "back")
     assert sum(decode(item)["rows"] for item in items(archive)) == 2 * ROWS
     for file in dataset.files:
         one, two = (pq.ParquetFile(tmp_path / folder / file.path) for folder in ("data", "back"))
@@ -121,20 +104,25 @@ def test_is_every_file_decoded_to_the_letter(
         for name in left.column_names:
             assert left[name].is_null().equals(right[name].is_null()), name
         assert set(right["word"].to_pylist()) <= {*(f"word {i}" for i in range(40)), None}
+        if archive.plan.guaranteed:
+            assert left["word"].equals(right["word"])
+            assert left["i"].equals(right["i"])
+            error = np.abs(left["x"].to_numpy() - right["x"].to_numpy())
+            assert np.nanmax(error, initial=0) <= archive.model.bounds["x"]
         np.testing.assert_array_equal(np.isnan(left["x"].to_numpy()), np.isnan(right["x"].to_numpy()))
 
 
 def test_are_only_the_columns_asked_for_decoded(archive: Archive, bundle: Bundle, tmp_path: Path) -> None:
     item = items(archive)[0]
     for columns in (["blob"], ["i"], ["corrections", "x"]):
-        decoder(archive, bundle, tmp_path / "back", columns)(item)
+        decoder(archive, tmp_path / "back", columns)(item)
         found = pq.read_schema(tmp_path / "back" / item["path"])
         assert found.equals(pa.schema([f for f in archive_schema(archive) if f.name in columns]))
 
 
 def archive_schema(archive: Archive) -> pa.Schema:
     first = archive.parts[0]
-    with PartReader(archive.part_location(first), archive.plan.columns, archive.plan.fingerprint) as part:
+    with PartReader(archive.part_location(first), first, archive.form) as part:
         return part.source_schema
 
 
@@ -142,15 +130,15 @@ def test_are_parts_bit_for_bit_the_same_when_encoded_again(
     dataset: Dataset, archive: Archive, bundle: Bundle, tmp_path: Path
 ) -> None:
     again = Location(str(tmp_path / "again"))
-    work = encoder(dataset, bundle, again, archive.plan)
+    work = prepare(dataset, bundle, again, archive.plan.keep, **SMALL)
     for part in archive.parts:
         assert work(part.work_unit.to_json())["sha256"] == part.sha256
 
 
 def test_does_no_block_exceed_what_the_plan_allows(archive: Archive) -> None:
     for record in archive.parts:
-        with PartReader(archive.part_location(record), archive.plan.columns, archive.plan.fingerprint) as part:
-            rows = [len(block.latents) for block in part.blocks()]
+        with PartReader(archive.part_location(record), record, archive.form) as part:
+            rows = [block.rows for block in part.blocks(Wanted([], False, True))]
         assert sum(rows) == record.rows
         assert all(0 < count <= 32 for count in rows)
 
@@ -158,15 +146,20 @@ def test_does_no_block_exceed_what_the_plan_allows(archive: Archive) -> None:
 def test_do_the_records_count_every_byte(archive: Archive) -> None:
     for record in archive.parts:
         path = Path(archive.part_location(record).path)
-        assert record.bytes == path.stat().st_size
-        assert 0 <= record.latents + record.corrections + record.passthrough < record.bytes
+        assert record.size == path.stat().st_size
+    sizes = archive.manifest["bytes"]
+    assert min(sizes["latents"] > 0, sizes["corrections"] > 0, sizes["passthrough"] > 0) == (
+        archive.plan.keep != "corrections"
+    )
+    assert sizes["total"] + archive.sizes()["description"] == archive.sizes()["total"]
 
 
 def test_is_a_file_that_vanishes_or_changes_before_its_unit_an_error(
     dataset: Dataset, bundle: Bundle, tmp_path: Path
 ) -> None:
     out = Location(str(tmp_path / "new"))
-    work = encoder(dataset, bundle, out, plan_for(dataset, bundle))
+    work = prepare(dataset, bundle, out, "both", **SMALL)
+    before = [stat.path for stat in out.files()]
     unit = dataset.units(1)[0]
     path = Path(dataset.root.join(unit.path).path)
     pq.write_table(table(0), path, row_group_size=50)
@@ -175,16 +168,16 @@ def test_is_a_file_that_vanishes_or_changes_before_its_unit_an_error(
     path.unlink()
     with pytest.raises(DatasetError, match="cannot read"):
         work(unit.to_json())
-    assert out.is_empty()
+    assert [stat.path for stat in out.files()] == before
 
 
 def test_are_swapped_missing_and_damaged_parts_noticed(archive: Archive, bundle: Bundle, tmp_path: Path) -> None:
-    decode = decoder(archive, bundle, tmp_path / "back")
+    decode = decoder(archive, tmp_path / "back")
     item = items(archive)[0]
     first, second = (Path(archive.part_location(part).path) for part in archive.parts[:2])
     one, two = first.read_bytes(), second.read_bytes()
     first.write_bytes(two)
-    with pytest.raises(ArchiveError, match="holds other rows than its name says"):
+    with pytest.raises(ArchiveError, match=f"{first.name} is damaged"):
         decode(item)
     first.write_bytes(one[:50] + b"\0" * 200 + one[250:])
     with pytest.raises(ArchiveError, match=f"{first.name} is damaged"):
@@ -200,7 +193,7 @@ def test_does_the_ledger_give_back_only_what_is_finished(
 ) -> None:
     units = dataset.units(archive.plan.unit_bytes)
     found = _read_ledger(archive.location, units)
-    assert found == {part.unit: part for part in archive.parts}
+    assert found == {part.work_unit.index: part for part in archive.parts}
     ledger = tmp_path / "archive" / "_ledger"
     names = [f"{part.name}.json" for part in archive.parts]
     (ledger / names[0]).write_text("{")
@@ -208,7 +201,7 @@ def test_does_the_ledger_give_back_only_what_is_finished(
     (ledger / names[2]).unlink()
     (ledger / "000009-000000000000.parquet.json").write_text("{}")
     (tmp_path / "archive" / "parts" / archive.parts[3].name).write_bytes(b"short")
-    assert set(_read_ledger(archive.location, units)) == {part.unit for part in archive.parts[4:]}
+    assert set(_read_ledger(archive.location, units)) == {part.work_unit.index for part in archive.parts[4:]}
     assert _read_ledger(Location(str(tmp_path / "nowhere")), units) == {}
 
 
@@ -216,7 +209,7 @@ def test_does_finishing_remove_orphans_and_reconcile_rows(dataset: Dataset, arch
     parts = tmp_path / "archive" / "parts"
     (parts / "000001-0123456789ab.parquet").write_bytes(b"orphan")
     (parts / ".tmp-abc").write_bytes(b"half")
-    records = list(archive.parts)
+    records = list(_read_ledger(archive.location, dataset.units(archive.plan.unit_bytes)).values())
     with pytest.raises(JobError, match=f"DATA has {2 * ROWS}"):
         _finish(archive.location, archive.plan, dataset, records[1:])
     _finish(archive.location, archive.plan, dataset, records)

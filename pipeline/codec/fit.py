@@ -26,6 +26,7 @@ from pipeline.codec.guide import Guide, latent_indices
 from pipeline.codec.model import MODEL, Bins, Latents
 from pipeline.codec.networks import Networks, Place, places
 from pipeline.codec.rowcoder import RowCoder
+from pipeline.columns import Column
 from pipeline.columns.vector import VectorColumn
 from pipeline.rows import RowTransform
 
@@ -159,7 +160,7 @@ def _with_networks(
 ) -> tuple[Codec, int]:
     """Gives columns to networks where that is smaller; returns the codec and the networks' bytes."""
     found = places(sample.rows)
-    wide = [column.name for column in sample.rows.modelled if _is_wide(column)]
+    wide = [column.name for column in sample.rows.modelled if is_wide(column)]
     coded = dict(codec.coded)
     elements: dict[str, ElementCoder] = {}
     for name in wide:
@@ -178,7 +179,8 @@ def _with_networks(
     return Codec(sample.rows, coded, encodings, networks), len(networks.to_bytes())
 
 
-def _is_wide(column: object) -> bool:
+def is_wide(column: Column) -> bool:
+    """Whether a column has an element coder of its own."""
     return isinstance(column, VectorColumn) and (column.width > _WIDE or column.shape is not None)
 
 
@@ -293,7 +295,7 @@ def _symbols(rows: RowTransform, found: dict[str, Place], elements: dict[str, El
     symbols: list[_Named] = []
     for column in rows.modelled:
         place, spans = found[column.name], column.spans()
-        wide = _is_wide(column)
+        wide = is_wide(column)
         if wide and column.name not in elements:
             continue
         if place.state >= 0:

@@ -18,9 +18,10 @@ def tour(parvae: Command, root: Path, table: pa.Table, *train: object) -> pa.Tab
     """Trains one epoch, encodes and decodes; returns what came back."""
     (root / "data").mkdir()
     pq.write_table(table, root / "data" / "rows.parquet")
-    parvae("train", root / "data", "--model", root / "model", "--epochs", 1, "--latent", 4, *train)
+    parvae("train", root / "data", "--model", root / "model", "--epochs", 1, "--latent", 4, "--effort", "fast", *train)
     parvae("encode", root / "data", "--model", root / "model", "--out", root / "archive")
     parvae("decode", root / "archive", "--out", root / "back")
+    assert parvae("evaluate", root / "data", root / "archive")["violations"] == 0
     return pq.read_table(root / "back" / "rows.parquet")
 
 
@@ -44,6 +45,4 @@ def test_do_a_hundred_thousand_distinct_strings_work(tmp_path: Path, parvae: Com
     if kind is None:
         assert decoded["name"].equals(table["name"])
     else:
-        back = decoded["name"].to_pylist()
-        assert set(back) <= set(names)
-        assert sum(a == b for a, b in zip(back, names, strict=True)) >= 100_000 - 4096
+        assert decoded["name"].to_pylist() == names

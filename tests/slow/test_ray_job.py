@@ -78,7 +78,9 @@ def submit(environment: dict[str, str], *entrypoint: str) -> subprocess.Complete
 def test_does_a_submitted_tour_run_on_the_cluster(head: dict[str, str], tmp_path: Path) -> None:
     data, model, archive, back = (str(tmp_path / name) for name in ("data", "model", "archive", "back"))
     write_digits(Location(data))
-    trained = submit(head, "jobs.train", data, "--model", model, "--passthrough", "label", "--epochs", "2")
+    trained = submit(
+        head, "jobs.train", data, "--model", model, "--passthrough", "label", "--epochs", "2", "--effort", "fast"
+    )
     assert trained.returncode == 0, trained.stdout + trained.stderr
     encoded = submit(head, "jobs.encode", data, "--model", model, "--out", archive)
     assert encoded.returncode == 0, encoded.stdout + encoded.stderr
