@@ -41,7 +41,7 @@ _STREAM_BYTES = 12
 """What a stream takes in a cell beside its digits, about."""
 _WORTH_A_NETWORK = 4096
 """No network earns its own description on a dataset that general tools code in so many bytes."""
-_MEASURED_ROWS = 65_536
+_MEASURED_ROWS, _SLICE = 65_536, 4096
 _MEASURED_ELEMENTS = 1 << 21
 
 Report = Callable[[str], None]
@@ -165,6 +165,8 @@ def _with_networks(
     elements: dict[str, ElementCoder] = {}
     for name in wide:
         for guided in (False, True):
+            if guided and (sample.guide is None or len(sample.guide.to_bytes()) > _smallest(sizes[name])):
+                continue  # its exact decoder alone would cost more
             coder, size = _fit_elements(sample, name, found[name], guided)
             if coder is not None and size < min(best[name], sizes[name].get(MODEL, np.inf)):
                 elements[name], coded[name] = coder, MODEL
@@ -319,13 +321,17 @@ def _bytes_by_column(sample: _Sample, coder: RowCoder, symbols: Sequence[_Named]
     bits: dict[str, float] = {symbol.column: 0.0 for symbol in symbols}
     column_of = {symbol.symbol: symbol.column for symbol in symbols}
     looked_at = 0
-    for number, run in enumerate(sample.runs):
-        part = run[: max(0, _MEASURED_ROWS - looked_at)]
-        if not len(part):
-            break
-        latents = None if sample.latents is None else sample.latents[number][: len(part)]
+    for number, start in _slices(sample.runs):
+        part = sample.runs[number][start : start + _SLICE]
+        latents = None if sample.latents is None else sample.latents[number][start : start + _SLICE]
         looked_at += len(part)
         for rule, found in zip(coder.symbols, coder.measure(part, latents), strict=True):
             bits[column_of[rule.symbol]] += float(found)
     streams = dict.fromkeys(bits, _STREAM_BYTES)
     return {name: total / 8 * sample.total_rows / looked_at + streams[name] for name, total in bits.items()}
+
+
+def _slices(runs: Sequence[Bins]) -> list[tuple[int, int]]:
+    """Slices of a sample that are measured, spread over all of it: number of the run and first row."""
+    every = [(number, start) for number, run in enumerate(runs) for start in range(0, len(run), _SLICE)]
+    return every[:: max(1, round(len(every) * _SLICE / _MEASURED_ROWS))]

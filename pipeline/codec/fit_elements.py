@@ -18,7 +18,8 @@ from pipeline.codec.fit_rows import Effort, Report, steps_for
 from pipeline.codec.weights import Network
 
 Bins = npt.NDArray[np.int64]
-_BATCH = 4096
+_BATCH, _LEAST_BATCH = 4096, 256
+_MOST_PASSES = 16
 _LEARNING_RATE = 0.04
 _MOST_ROWS_LOOKED_AT = 2000
 _LEAST_CORRELATION = 0.3
@@ -76,9 +77,9 @@ def fit_element_coder(
             contexts.append(guides[row, element].astype(np.int64))
         return torch.from_numpy(np.concatenate(contexts, 1)), torch.from_numpy(parts[row, element].astype(np.int64))
 
-    options = CoderTraining(
-        steps_for(effort, parts[..., 0].size, _BATCH), _BATCH, rows * elements, learning_rate=_LEARNING_RATE, seed=seed
-    )
+    batch = min(_BATCH, max(_LEAST_BATCH, bins.size // 64))
+    steps = steps_for(effort, bins.size, batch, _MOST_PASSES)
+    options = CoderTraining(steps, batch, rows * elements, learning_rate=_LEARNING_RATE, seed=seed)
     train_coder(coder, draw, options, report)
     network = Network(sizes, coder.integers())
     return ElementCoder(first, count, digits, geometry, guides is not None, network)

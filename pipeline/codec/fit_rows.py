@@ -116,14 +116,14 @@ def fit_row_coder(
         return torch.from_numpy(contexts), torch.from_numpy(digits[picked].astype(np.int64))
 
     batch = int(min(512, max(64, 2 ** round(np.log2(max(1, len(digits) / 100))))))
-    steps = steps_for(effort, len(digits), batch)
+    steps = steps_for(effort, len(digits), batch, _MOST_PASSES)
     train_coder(coder, draw, CoderTraining(steps, batch, rows, seed=seed), report)
     return RowCoder(rules, previous, count, Network(shape, coder.integers()))
 
 
-def steps_for(effort: Effort, items: int, batch: int) -> int:
-    """Steps of training: the effort's, but no more than 40 passes over the sample."""
-    return max(_FEWEST_STEPS, min(effort.steps, _MOST_PASSES * items // batch))
+def steps_for(effort: Effort, items: int, batch: int, passes: int) -> int:
+    """Steps of training: the effort's, but no more than so many passes over the sample."""
+    return max(_FEWEST_STEPS, min(effort.steps, passes * items // batch))
 
 
 def depends_on_previous(runs: Sequence[Bins], symbols: Sequence[Symbol]) -> bool:
