@@ -136,9 +136,10 @@ class RowCoder:
         last = max((n for n, r in enumerate(self.symbols) if wanted is None or r.symbol in wanted), default=-1)
         if last < 0 or not len(bins):
             return
-        count = self.first_digit[last + 1] if not self.previous else self.first_digit[-1]
+        leading = len(self.symbols) if self.previous else last + 1
+        count = self.first_digit[leading]
         part = {key // 2: data for key, data in streams.items() if key % 2 == 0 and key // 2 < count}
-        _BlockDecoder(self, bins, latents, part, streams).run()
+        _BlockDecoder(self, bins, latents, part, streams).run(leading)
 
     def _contexts(
         self, digits: npt.NDArray[np.int16], levels: Bins, previous: Bins, rows: Bins, latents: Bins | None
@@ -172,7 +173,8 @@ class _BlockDecoder:
         for place, number in enumerate(self._deltas):
             self._last[:, place] = coder.symbols[number].first
 
-    def run(self) -> None:
+    def run(self, leading: int) -> None:
+        """Decodes the first `leading` symbols."""
         for step in range(self._lanes.steps):
             rows = self._lanes.at(step)
             for start in range(0, len(rows), CHUNK):
@@ -181,7 +183,7 @@ class _BlockDecoder:
                 self._join_delta(place, number, rows)
         self._decoder.finish()
         order = self._lanes.order()
-        for number, rule in enumerate(self._coder.symbols):
+        for number, rule in enumerate(self._coder.symbols[:leading]):
             if rule.coded and not rule.delta:
                 self._join(number, rule, order)
 
@@ -227,8 +229,6 @@ class _BlockDecoder:
     def _join(self, number: int, rule: SymbolRule, order: Bins) -> None:
         digits = self._digits(number, order)
         there = digits[:, 0] >= 0
-        if (digits[there] < 0).any():
-            return  # beyond the last wanted digit
         widths = np.zeros(len(order), np.uint8)
         widths[there] = rule.digits.raw_widths(digits[there])
         raw = unpack_bits(self._streams.get(2 * number + 1, b""), widths)

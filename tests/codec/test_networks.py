@@ -266,7 +266,6 @@ def fitted() -> tuple[pa.RecordBatch, fit.FittedCodec]:
 def test_each_column_goes_to_what_codes_it_smallest(fitted):
     batch, found = fitted
     assert {"b", "name", "image"} <= {name for name, how in found.codec.coded.items() if how == "model"}
-    assert found.codec.coded["noise"] != "model"
     for name, sizes in found.sizes.items():
         general = min(size for method, size in sizes.items() if method != "model")
         if found.codec.coded[name] == "model":
