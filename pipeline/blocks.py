@@ -15,8 +15,8 @@ from pipeline.storage import Location
 CODED_BLOCK_ROWS = 1 << 19
 CODED_BLOCK_BYTES = 32 << 20
 """A block that a codec codes at once has at most so many rows, and about so many bytes in memory."""
-_RUNS = 64
-"""A sample of a large dataset has about so many runs."""
+_RUNS = 8
+"""A sample of a large dataset has about so many runs: long ones, for general tools see whole blocks."""
 
 
 def coded_block_rows(dataset: Dataset) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.codec.guide import Guide
 
 LOG = logging.getLogger(__name__)
-SAMPLE_ROWS = 400_000
+SAMPLE_ROWS = 1 << 19
 SAMPLE_BYTES = 256 << 20
 FAST_SHARE = 4
 """With effort "fast" the sample is smaller by this factor."""
