@@ -169,6 +169,13 @@ def mark(version: tuple[int, int], plan: str, bundle: str, codec: str | None, un
     return f"parvae-part {version[0]}.{version[1]} {plan[:32]} {bundle[:32]} {(codec or '-')[:32]} {unit}"
 
 
+def same_mark(found: str, expected: str) -> bool:
+    """Whether two lines of `mark` say the same place, in formats of one major version."""
+    ours, theirs = expected.split(" "), found.split(" ")
+    versions = [line[1].split(".")[0] for line in (ours, theirs) if len(line) == len(ours)]
+    return len(versions) == 2 and versions[0] == versions[1] and [ours[0], *ours[2:]] == [theirs[0], *theirs[2:]]
+
+
 def _foreign(footer: bytes) -> str:
     """What a footer that is not the expected one says of itself."""
     found = _MARK.search(footer)

@@ -21,7 +21,7 @@ from pipeline.cells import BlockCell, Dictionaries, Place, pack_block, pack_dict
 from pipeline.cells import unpack_dictionaries as _unpack_dictionaries
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError
-from pipeline.guards import SparsePart, WholePart, mark, seal
+from pipeline.guards import SparsePart, WholePart, mark, same_mark, seal
 from pipeline.part_layout import PartShape, leaf_counts, writer_options
 from pipeline.plan import PartRecord, Plan
 from pipeline.storage import Location
@@ -224,7 +224,8 @@ class PartReader:
     def _open_footer(self, form: PartFormat) -> None:
         metadata = self._footer.metadata or {}
         plan, unit = self._plan, self._record.work_unit
-        if metadata[_MARK].decode() != mark(VERSION, plan.fingerprint, plan.bundle, plan.codec, unit.index):
+        expected = mark(VERSION, plan.fingerprint, plan.bundle, plan.codec, unit.index)
+        if not same_mark(metadata[_MARK].decode(), expected):
             raise ValueError("it belongs to another archive or another place")
         text = metadata.get(_SCHEMA)
         self.source_schema: pa.Schema = form.schema if text is None else schema_from_text(text.decode())

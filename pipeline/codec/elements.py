@@ -173,12 +173,10 @@ class ElementCoder:
         """Decodes what `encode` coded: elements of `rows` rows.
 
         Raises:
-            ValueError: If a stream is missing or damaged.
+            ValueError: If a stream is damaged.
         """
         count = len(self.digits.alphabets)
-        decoder = StreamDecoder(
-            self.network.coder, self._rules, {key: data for key, data in streams.items() if key < count}
-        )
+        decoder = StreamDecoder(self.network.coder, self._rules, streams, count)
         raw_data, read = streams.get(count, b""), 0
         bins = np.zeros((rows, self.geometry.elements), np.int64)
         levels = np.full(bins.shape, ABSENT, np.int16)

@@ -94,7 +94,9 @@ class RowCoder:
 
     def measure(self, bins: Bins, latents: Bins | None) -> npt.NDArray[np.float64]:
         """The ideal code length of every symbol over a block, raw bits included, in bits."""
-        return self._encode(bins, bins < 0, latents, measure=True)[1]
+        absent = bins < 0
+        absent[:, [rule.symbol for rule in self.symbols if rule.state]] = False  # -1 is a symbol of its own there
+        return self._encode(bins, absent, latents, measure=True)[1]
 
     def _encode(
         self, bins: Bins, absent: npt.NDArray[np.bool_], latents: Bins | None, measure: bool
@@ -131,15 +133,13 @@ class RowCoder:
             wanted: Symbols that are wanted (those before them are decoded as well); None: all.
 
         Raises:
-            ValueError: If a stream is missing or damaged.
+            ValueError: If a stream is damaged.
         """
         last = max((n for n, r in enumerate(self.symbols) if wanted is None or r.symbol in wanted), default=-1)
         if last < 0 or not len(bins):
             return
         leading = len(self.symbols) if self.previous else last + 1
-        count = self.first_digit[leading]
-        part = {key // 2: data for key, data in streams.items() if key % 2 == 0 and key // 2 < count}
-        _BlockDecoder(self, bins, latents, part, streams).run(leading)
+        _BlockDecoder(self, bins, latents, streams, leading).run()
 
     def _contexts(
         self, digits: npt.NDArray[np.int16], levels: Bins, previous: Bins, rows: Bins, latents: Bins | None
@@ -157,14 +157,15 @@ class RowCoder:
 
 
 class _BlockDecoder:
-    """Decodes one block, step by step."""
+    """Decodes the first `leading` symbols of one block, step by step."""
 
     def __init__(
-        self, coder: RowCoder, bins: Bins, latents: Bins | None, parts: dict[int, bytes], streams: Mapping[int, bytes]
+        self, coder: RowCoder, bins: Bins, latents: Bins | None, streams: Mapping[int, bytes], leading: int
     ) -> None:
         self._coder, self._bins, self._latents, self._streams = coder, bins, latents, streams
-        self._lanes = Lanes.of(len(bins), coder.previous)
-        self._decoder = StreamDecoder(coder.network.coder, coder.rules, parts)
+        self._lanes, self._leading = Lanes.of(len(bins), coder.previous), leading
+        digits = {key // 2: data for key, data in streams.items() if key % 2 == 0}
+        self._decoder = StreamDecoder(coder.network.coder, coder.rules, digits, coder.first_digit[leading])
         known = [rule for rule in coder.symbols if not rule.coded]
         self._prepared = prepare(coder.symbols, _only(bins, known), self._lanes)
         self._deltas = [number for number, rule in enumerate(coder.symbols) if rule.delta]
@@ -173,8 +174,7 @@ class _BlockDecoder:
         for place, number in enumerate(self._deltas):
             self._last[:, place] = coder.symbols[number].first
 
-    def run(self, leading: int) -> None:
-        """Decodes the first `leading` symbols."""
+    def run(self) -> None:
         for step in range(self._lanes.steps):
             rows = self._lanes.at(step)
             for start in range(0, len(rows), CHUNK):
@@ -183,9 +183,11 @@ class _BlockDecoder:
                 self._join_delta(place, number, rows)
         self._decoder.finish()
         order = self._lanes.order()
-        for number, rule in enumerate(self._coder.symbols[:leading]):
+        for number, rule in enumerate(self._coder.symbols[: self._leading]):
             if rule.coded and not rule.delta:
                 self._join(number, rule, order)
+            elif rule.coded and self._read[number] != len(self._streams.get(2 * number + 1, b"")):
+                raise ValueError("raw bits go on after the last row")
 
     def _chunk(self, rows: Bins) -> None:
         coder, prepared = self._coder, self._prepared

@@ -6,7 +6,7 @@ order in which they are decoded; an item's contexts must be known before it, its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,19 +112,19 @@ class StreamDecoder:
     Args:
         coder: The network.
         rules: The rule of every digit.
-        streams: The stream of every digit that is wanted; digits after the last wanted one are left alone.
+        streams: The stream of every digit; one that is missing has no words.
+        count: How many digits are wanted, from the first one; those after them are left alone.
 
     Raises:
-        ValueError: If a stream is damaged or one before the last wanted is missing.
+        ValueError: If a stream is damaged.
     """
 
-    def __init__(self, coder: IntegerCoder, rules: Sequence[DigitRule], streams: dict[int, bytes]) -> None:
-        self._coder, self._rules = coder, rules
-        self._decoders = {number: Decoder(data) for number, data in streams.items()}
-        self._count = max(streams, default=-1) + 1
-        for number in coded_digits(coder, rules):
-            if number < self._count and number not in streams:
-                raise ValueError(f"the stream of digit {number} is missing")
+    def __init__(
+        self, coder: IntegerCoder, rules: Sequence[DigitRule], streams: Mapping[int, bytes], count: int
+    ) -> None:
+        self._coder, self._rules, self._count = coder, rules, count
+        wanted = [number for number in coded_digits(coder, rules) if number < count]
+        self._decoders = {number: Decoder(streams.get(number, b"")) for number in wanted}
 
     def pull(self, contexts: npt.NDArray[np.int64], digits: Digits, absent: Mask) -> None:
         """Reads a chunk of items into `digits` (known digits are there already, others are -1)."""

@@ -321,3 +321,17 @@ def test_two_fits_give_the_same_codec(monkeypatch):
     first, second = (fit.fit_codec(coding(batch), [batch], None, None, 400, "balanced", 7) for _ in range(2))
     assert first.codec.fingerprint == second.codec.fingerprint
     assert isinstance(first.codec.model, Networks | None)
+
+
+def test_a_stream_without_words_is_no_stream():
+    """A column that never varies in a block, though it does elsewhere, takes no word; what follows it still decodes."""
+    rng = np.random.default_rng(0)
+    bins = np.stack([rng.integers(0, 10, 6000), (np.arange(6000) > 5000).astype(np.int64)], 1)
+    effort = dataclasses.replace(TINY, steps=300)
+    coder = fit_row_coder([bins], None, [Symbol(0, 10, True), Symbol(1, 2, False)], 6000, effort)
+    block = bins[:4000]
+    streams = {key: data for key, data in coder.encode(block, block < 0, None).items() if data}
+    assert coder.previous
+    found = np.full_like(block, -2)
+    coder.decode(streams, found, None)
+    np.testing.assert_array_equal(found, block)
