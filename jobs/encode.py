@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "archive": str(out),
         "keep": plan.keep,
         "error": plan.error,
+        "own_errors": dict(plan.columns),
         "guaranteed": plan.guaranteed,
         **{key: manifest[key] for key in ("rows", "files", "parts", "bytes_in")},
         "bytes": manifest["bytes"],

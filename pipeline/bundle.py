@@ -83,7 +83,9 @@ class Bundle:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over schema, fitted columns, error bounds and weights."""
-        digest = hashlib.sha256(self.rows.schema.remove_metadata().serialize().to_pybytes())
+        # as it is read back from a file: Arrow forgets the names that Parquet gives to the parts of a map
+        schema = schema_from_text(schema_to_text(self.rows.schema.remove_metadata()))
+        digest = hashlib.sha256(schema.serialize().to_pybytes())
         digest.update(json.dumps([self.rows.to_json(), self.errors.to_json()], sort_keys=True).encode())
         digest.update(self.weights)
         return digest.hexdigest()

@@ -101,6 +101,9 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
                 ray.init(address=address, **options)
         except (OSError, ValueError) as error:
             raise ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+        except Exception as error:  # Ray raises a bare Exception when a node does not come up in time
+            what = "a local Ray did not start" if address == "local" else f"Ray at {address} did not answer"
+            raise ResourceError(f"{what}: {error}; is the machine overloaded or out of memory? try again") from error
     try:
         resources = ray.cluster_resources()
         yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), address == "local")

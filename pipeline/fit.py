@@ -65,8 +65,9 @@ def column_options(
             )
         options[name] = ColumnOptions(kind="passthrough", error=options[name].error)
     for name, option in options.items():
-        # a bound for all columns says nothing of those that are always exact
-        check_options(schema.field(name), option if name in columns else dataclasses.replace(option, error=None))
+        if name not in columns:  # `defaults.error` is the dataset's bound, no column's own
+            options[name] = option = dataclasses.replace(option, error=None)
+        check_options(schema.field(name), option)
     if all(option.kind == "passthrough" for option in options.values()):
         raise ConfigError("every column is passed through; nothing is left to model")
     return options

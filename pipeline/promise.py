@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from pipeline.bounds import Bound, resolve_bounds
 from pipeline.errors import ConfigError
 from pipeline.rows import RowTransform
 
+LOG = logging.getLogger(__name__)
 BOTH, CORRECTIONS, LATENTS = "both", "corrections", "latents"
 KEEPS = (BOTH, CORRECTIONS, LATENTS)
 FAST, BALANCED, SMALL = "fast", "balanced", "small"
@@ -110,4 +112,6 @@ def decide(rows: RowTransform, trained: Errors, keep: str | None, error: Bound |
     if error is None or error == trained.default:
         return Promise(keep or BOTH, trained)
     own = {name: bound for name, bound in trained.columns.items() if bound.value is not None}
+    for name, bound in own.items():
+        LOG.warning("column %r keeps its own bound %s (--error %s is for the others)", name, bound, default)
     return Promise(keep or BOTH, Errors.resolve(rows, default, own))

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bundle import BUNDLE_FILE, VERSION, WEIGHTS_FILE, Bundle, schema_from_text, schema_to_text
+from pipeline.columns import ColumnOptions
 from pipeline.errors import ModelError, ParvaeError
 from pipeline.storage import Location
 from tests.small import one_batch, tiny_bundle
@@ -183,3 +185,11 @@ def test_is_a_schema_restored_to_the_letter_from_text() -> None:
     for bad in ("", "!!", "AAAA", schema_to_text(schema)[:-8], "ä"):
         with pytest.raises(ParvaeError, match="stored schema cannot be read"):
             schema_from_text(bad)
+
+
+def test_does_a_map_column_from_a_parquet_file_leave_the_fingerprint_alone(tmp_path) -> None:
+    """Arrow names the parts of a map otherwise when it reads one from Parquet, and forgets that in a schema."""
+    values = pa.array([[("k", 1)]] * 20, pa.map_(pa.string(), pa.int32()))
+    pq.write_table(pa.table({"x": np.arange(20.0), "m": values}), tmp_path / "map.parquet")
+    bundle = tiny_bundle(pq.read_table(tmp_path / "map.parquet"), {"m": ColumnOptions(kind="passthrough")})
+    assert Bundle.from_files(bundle.files(), "the model").fingerprint == bundle.fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 import pipeline.codec.plain as plain
@@ -17,6 +18,8 @@ PARQUET = "parquet"
 _TIE, _TIE_BYTES = 0.005, 64
 """Parquet, which anyone reads, is taken where it is larger by no more than this share and these bytes."""
 _CHECK_BYTES = 4
+_MEASURED_BYTES, _PIECES = 12 << 20, 4
+"""No more of a column than this is looked at, in so many pieces."""
 
 
 def choose_general(
@@ -71,6 +74,25 @@ def measure(column: Column, blocks: Sequence[pa.Array]) -> dict[str, int]:
     found = [_measure_block(column, values) for values in blocks] or [{"const": 0}]
     shared = [name for name in found[0] if all(name in sizes for sizes in found)]
     return {name: sum(sizes[name] for sizes in found) for name in shared}
+
+
+def measure_sample(column: Column, blocks: Sequence[pa.Array]) -> dict[str, float]:
+    """What `measure` says of a column's sample, from four pieces of it if it is large.
+
+    Args:
+        column: The column of the coding transform.
+        blocks: Its values in sample blocks.
+    """
+    rows = sum(map(len, blocks))
+    most = rows * _MEASURED_BYTES // max(1, sum(block.nbytes for block in blocks))
+    if rows <= most:
+        return dict(measure(column, blocks))
+    length = max(1, most // _PIECES)
+    whole = pa.chunked_array(blocks).unify_dictionaries()
+    starts = np.linspace(0, rows - length, _PIECES).astype(np.int64)
+    pieces = [pa.concat_arrays(whole.slice(int(start), length).chunks) for start in starts]
+    found = measure(column, pieces)
+    return {method: size * rows / (length * _PIECES) for method, size in found.items()}
 
 
 def _measure_block(column: Column, values: pa.Array) -> dict[str, int]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.codec import description
-from pipeline.codec.choose import PARQUET, choose, measure
+from pipeline.codec.choose import PARQUET, choose, measure_sample
 from pipeline.codec.codec import Codec
 from pipeline.codec.elements import ElementCoder, Levels
 from pipeline.codec.fit_elements import fit_element_coder
@@ -125,7 +125,8 @@ def fit_codec(
     count = sum(batch.num_rows for batch in batches)
     scale = total_rows / max(1, count)
     general = {
-        column.name: measure(column, [batch.column(column.name) for batch in batches]) for column in rows.modelled
+        column.name: measure_sample(column, [batch.column(column.name) for batch in batches])
+        for column in rows.modelled
     }
     coded, encodings = choose(general, scale)
     sizes = {name: {method: size * scale for method, size in found.items()} for name, found in general.items()}
