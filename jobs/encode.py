@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Encodes, or says what encoding would cost; returns the figures."""
+    from pipeline.archive import Archive
     from pipeline.encode import encode
     from pipeline.request import EncodeOptions
     from pipeline.storage import locate
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "own_errors": dict(plan.columns),
         "guaranteed": plan.guaranteed,
         **{key: manifest[key] for key in ("rows", "files", "parts", "bytes_in")},
-        "bytes": manifest["bytes"],
+        "bytes": Archive.open(out).sizes(),
         "parts_resumed": result.resumed,
         "seconds": result.seconds,
         "rows_per_second": manifest["rows"] / max(result.seconds, 1e-9),

@@ -103,6 +103,8 @@ def decide(rows: RowTransform, trained: Errors, keep: str | None, error: Bound |
     """
     if keep is not None and keep not in KEEPS:
         raise ConfigError(f"--keep {keep!r}: expected {', '.join(KEEPS)}")
+    if keep == LATENTS and error is not None and error.value is not None:
+        raise ConfigError(f"--keep latents promises nothing: leave out --error {error}, or keep both or corrections")
     default = trained.default if error is None else error
     if keep == LATENTS or (keep is None and default.value is None):
         return Promise(LATENTS, Errors())

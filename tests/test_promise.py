@@ -131,7 +131,6 @@ def test_does_another_codec_or_model_in_the_archive_show(folder: Location, bundl
         ("0.01r", None, None, ("both", "0.01r")),
         ("0.01r", "corrections", None, ("corrections", "0.01r")),
         ("0.01r", "latents", None, ("latents", "none")),
-        ("0.01r", "latents", "0", ("latents", "none")),
         ("0.01r", None, "0", ("both", "0")),
         ("0.01r", None, "none", ("latents", "none")),
         ("none", None, None, ("latents", "none")),
@@ -160,3 +159,11 @@ def test_is_a_promise_without_a_bound_refused(bundle: Bundle) -> None:
             decide(bundle.rows, errors_of(bundle, "none"), keep, None)
     with pytest.raises(ConfigError, match="expected both, corrections, latents"):
         decide(bundle.rows, errors_of(bundle, "0"), "everything", None)
+    with pytest.raises(ConfigError, match="promises nothing"):
+        decide(bundle.rows, errors_of(bundle, "0"), "latents", Bound.parse("0.1"))
+
+
+def test_are_columns_named_that_keep_their_own_bound(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    name = next(iter(errors_of(bundle, "0.01r").absolute))
+    decide(bundle.rows, errors_of(bundle, "0.01r", {name: "0.5"}), None, Bound.parse("0"))
+    assert f"{name!r} keeps its own bound 0.5" in caplog.text
