@@ -35,7 +35,7 @@ VERSION = 1
 BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "_train"
-_MOST_SCHEMA_BYTES = 1 << 28
+_MOST_SCHEMA_BYTES, _PIECE = 1 << 28, 1 << 16
 NETWORK_ROWS = 8192
 """Rows that go through the network at once when a bundle encodes or decodes."""
 
@@ -201,7 +201,10 @@ def schema_from_text(text: str) -> pa.Schema:
     try:
         packed = pa.py_buffer(base64.b64decode(text, validate=True))
         with pa.CompressedInputStream(pa.BufferReader(packed), "zstd") as stream:
-            data = stream.read(_MOST_SCHEMA_BYTES)
+            # piece by piece: where a read fails, Arrow never frees the memory that it asked for
+            data = bytearray()
+            while (piece := stream.read(_PIECE)) and len(data) <= _MOST_SCHEMA_BYTES:
+                data += piece
         return pa.ipc.read_schema(pa.py_buffer(data))
     except (ValueError, TypeError, pa.ArrowException, OSError) as error:
         raise ParvaeError(f"a stored schema cannot be read: {error}") from error

@@ -110,6 +110,11 @@ class TrainConfig:
         _require(math.isfinite(scale), "network.decoder_scale", scale, "a finite number")
         check_promises(self.error, self.columns, self.defaults)
 
+    @property
+    def bound(self) -> Bound:
+        """The bound of the columns without one of their own: `defaults.error`, else `error`."""
+        return self.error if self.defaults.error is None else self.defaults.error
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON."""
         return dict(pydantic.TypeAdapter(TrainConfig).dump_python(self, mode="json"))

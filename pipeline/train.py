@@ -108,7 +108,7 @@ def train(
         weights, history = _fit_network(_Job(dataset, fitted, config, model, cluster, count, gpu))
         seconds = time.monotonic() - started
         training = {"config": config.to_json(), "rows": dataset.rows, "seconds": seconds, "history": history}
-        errors = Errors.resolve(fitted.rows, config.defaults.error or config.error, overrides(options))
+        errors = Errors.resolve(fitted.rows, config.bound, overrides(options))
         bundle = Bundle(fitted.rows, weights, training, errors=errors)
         codecs = {}
         if errors.guaranteed:

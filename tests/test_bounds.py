@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.bounds import Bound, overrides, parse_bound, resolve_bounds
 from pipeline.columns import ColumnOptions
+from pipeline.config import TrainConfig
 from pipeline.errors import ConfigError
 from pipeline.fit import column_options
 from tests.small import fit
@@ -123,7 +124,13 @@ def options(**columns: ColumnOptions) -> dict[str, ColumnOptions]:
 def test_are_bounds_for_all_columns_no_mistake_for_those_that_are_exact() -> None:
     found = overrides(options(x=ColumnOptions(error=Bound(0)), word=ColumnOptions(error=Bound(0))))
     rows = fit(table(), PASSED)
-    assert resolve_bounds(rows, Bound(9), found) == {"i": 0.5, "x": 0, "price": 0.5, "v": 0.5}
+    assert found == {"x": Bound(0), "word": Bound(0)}  # `defaults.error` is no column's own
+    assert resolve_bounds(rows, Bound(9), found) == {"i": 9, "x": 0, "price": 9, "v": 9}
+
+
+def test_is_the_default_of_all_columns_the_dataset_s_bound() -> None:
+    assert TrainConfig(error=Bound(9)).bound == Bound(9)
+    assert TrainConfig(error=Bound(9), defaults=ColumnOptions(error=Bound(0))).bound == Bound(0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.fuzz import EXACT, GOLDEN, REFUSED, bits_of, fuzz, is_failure, same
+from pipeline.bundle import schema_from_text
+from pipeline.errors import ParvaeError
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("unordered", range(100)), ("images", range(100, 150))])
@@ -35,3 +38,15 @@ def test_are_tables_compared_bit_for_bit() -> None:
     assert not same(zero, negative)
     assert not same(zero, zero.replace_schema_metadata({"a": "b"}))
     assert not same(zero, zero.slice(1))
+
+
+def test_does_a_damaged_schema_leave_no_memory_behind() -> None:
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        pytest.skip("needs Linux's /proc")
+    damaged = base64.b64encode(b"\x28\xb5\x2f\xfd" + b"\xff" * 40).decode()
+    before = int(status.read_text().split()[0])
+    for _ in range(20):
+        with pytest.raises(ParvaeError, match="cannot be read"):
+            schema_from_text(damaged)
+    assert int(status.read_text().split()[0]) - before < 1 << 16  # pages of 4 KiB
