@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pipeline.storage import Location
+from tests.servers.store import Store, announce_store, running_store
 
+STORE_SOCKET = announce_store()
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # The same examples in every run, and no clock: a slow machine is no bug.
@@ -62,6 +64,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]
     location = Location(f"memory://{uuid.uuid4().hex}/place")
     yield location
     location.parent.remove()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A real object store that speaks S3; every process of a test reaches it by its environment."""
+    with running_store(STORE_SOCKET, tmp_path_factory.mktemp("store") / "swift") as running:
+        yield running
 
 
 @pytest.fixture

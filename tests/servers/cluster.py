@@ -1,0 +1,171 @@
+"""A Ray cluster of several raylets on this machine, each a process tree of its own that can be killed and replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+QUICK_TO_NOTICE = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "4",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+"""A node that is gone is noticed in seconds."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(holds: Callable[[], Any], seconds: float = 120, what: str = "") -> Any:
+    """Waits for something to be true, and gives it."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"waited in vain {what}"
+        time.sleep(0.05)
+    return found
+
+
+def kill_tree(pid: int) -> list[int]:
+    """Kills a process and everything that it started, at once; gives their ids."""
+    killed = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        parent.suspend()  # it shall start nothing while its children are listed
+        for process in [*parent.children(recursive=True), parent]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+                killed.append(process.pid)
+    return killed
+
+
+class RayCluster:
+    """A head with its job server, and nodes beside it.
+
+    Args:
+        cpus: CPUs that every node believes in.
+        variables: More environment variables of every process.
+    """
+
+    def __init__(self, cpus: int = 1, variables: dict[str, str] | None = None) -> None:
+        self._cpus, self._folder = cpus, tempfile.mkdtemp(prefix="ray-")
+        self._port, dashboard = free_port(), free_port()
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        self.environment |= QUICK_TO_NOTICE | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        self.environment |= {"RAY_AUTH_MODE": "disabled", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        self.environment |= variables or {}
+        head = ["--head", f"--port={self._port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        self._start(head)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def add_node(self) -> int:
+        """Starts one more node, waits until the head knows it, and gives its number."""
+        before = self.alive()
+        self._start([f"--address={self.address}"])
+        wait_until(lambda: self.alive() > before, what="for a node to join")
+        return len(self._nodes) - 1
+
+    def kill_node(self, number: int) -> None:
+        """Kills the raylet of a node and all that it started, and waits until the head has noticed."""
+        before = self.alive()
+        kill_tree(self._nodes[number].pid)
+        self._nodes[number].wait(60)
+        wait_until(lambda: self.alive() < before, what="for the head to notice that a node is gone")
+
+    def processes(self, number: int, name: str) -> list[psutil.Process]:
+        """The processes of a node whose title has a name in it (Ray titles its workers by what they run)."""
+        found = []
+        for process in psutil.Process(self._nodes[number].pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def alive(self) -> int:
+        """How many nodes the head believes in; 0 while it does not answer."""
+        url = f"{self.environment['RAY_API_SERVER_ADDRESS']}/api/v0/nodes?limit=100"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+            return sum(node["state"] == "ALIVE" for node in nodes)
+        return 0
+
+    def start(self, *entrypoint: object, **options: Any) -> subprocess.Popen[str]:
+        """Starts a driver, `python -m ENTRYPOINT`, in a process group of its own on this cluster."""
+        command = [sys.executable, "-m", *map(str, entrypoint)]
+        environment = {**self.environment, "RAY_ADDRESS": self.address, **options.pop("variables", {})}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+
+    def run(self, *entrypoint: object, seconds: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Runs a driver to its end."""
+        driver = self.start(*entrypoint, **options)
+        try:
+            out, err = driver.communicate(timeout=seconds)
+        finally:
+            kill_tree(driver.pid)
+        return subprocess.CompletedProcess(driver.args, driver.returncode, out, err)
+
+    def submit(self, *entrypoint: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Submits `python -m ENTRYPOINT` with the working directory as a job and waits for its end."""
+        job = [sys.executable, "-m", *map(str, entrypoint)]
+        command = [RAY, "job", "submit", "--working-dir", ".", "--", *job]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds)
+
+    def stop(self) -> None:
+        for node in reversed(self._nodes):
+            kill_tree(node.pid)
+            node.wait(60)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self, role: Sequence[str]) -> None:
+        command = [RAY, "start", *role, f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={self._cpus}", "--block"]
+        command += ["--object-store-memory=200000000", f"--temp-dir={self._folder}/{len(self._nodes)}"]
+        log = Path(self._folder, f"{len(self._nodes)}.log")
+        with open(log, "wb") as stream:
+            node = subprocess.Popen(command, env=self.environment, stdout=stream, stderr=stream, start_new_session=True)
+        self._nodes.append(node)
+
+
+@contextlib.contextmanager
+def ray_cluster(
+    nodes: int, cpus: int = 1, variables: dict[str, str] | None = None
+) -> Iterator[RayCluster]:
+    """A cluster with so many nodes, the head one of them."""
+    cluster = RayCluster(cpus, variables)
+    try:
+        wait_until(cluster.alive, what="for the head")
+        for _ in range(nodes - 1):
+            cluster.add_node()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The JSON object that a command that succeeded has printed last."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"command"'))
+    return dict(json.loads(line))
