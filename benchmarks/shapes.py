@@ -22,7 +22,8 @@ from jobs.inspect import format_table
 from pipeline.bundle import Bundle
 from pipeline.cluster import Cluster, connected
 from pipeline.encode import encode
-from pipeline.storage import Location, locate
+from pipeline.locate import locate
+from pipeline.storage import Location
 
 
 class Latents:

@@ -46,8 +46,8 @@ from pipeline.columns import ColumnOptions
 from pipeline.config import TrainConfig, load_config, parse_setting
 from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.errors import ParvaeError
+from pipeline.locate import locate
 from pipeline.promise import BOTH, CORRECTIONS
-from pipeline.storage import locate
 
 LOG = logging.getLogger("parvae.size")
 IMAGES = {"mnist": (28, 28), "usps": (16, 16)}

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Decodes; returns the figures."""
     from pipeline.decode import decode
-    from pipeline.storage import locate
+    from pipeline.locate import locate
 
     archive, out = locate(options.archive, "ARCHIVE"), locate(options.out, "--out")
     result = decode(archive, out, options.columns, options.workers, options.gpu, options.overwrite)

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.encode import encode
     from pipeline.errors import OutputError
     from pipeline.evaluate import evaluate
-    from pipeline.storage import locate
+    from pipeline.locate import locate
     from pipeline.train import train
     from vae_model.config import NetworkConfig
 

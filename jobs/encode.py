@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Encodes, or says what encoding would cost; returns the figures."""
     from pipeline.archive import Archive
     from pipeline.encode import encode
+    from pipeline.locate import locate
     from pipeline.request import EncodeOptions
-    from pipeline.storage import locate
 
     data, model, out = (
         locate(options.data, "DATA"),

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluates; returns the figures."""
     from pipeline.evaluate import evaluate
-    from pipeline.storage import locate
+    from pipeline.locate import locate
 
     data, archive = locate(options.data, "DATA"), locate(options.archive, "ARCHIVE")
     return evaluate(data, archive, options.workers, options.gpu)

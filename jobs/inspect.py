@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table; returns the figures."""
     from pipeline.inspect import inspect
-    from pipeline.storage import locate
+    from pipeline.locate import locate
 
     report = inspect(locate(options.path, "PATH"))
     for title, rows in report.tables:

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Trains; returns the figures."""
     from pipeline.config import load_config, parse_setting
-    from pipeline.storage import locate
+    from pipeline.locate import locate
 
     settings = dict(parse_setting(text) for text in options.settings)
     named = {
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _read_config(path: str) -> str:
     from pipeline.errors import ConfigError
-    from pipeline.storage import locate
+    from pipeline.locate import locate
 
     location = locate(path, "--config")
     if not location.is_file():

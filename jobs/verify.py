@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Verifies; returns the figures."""
-    from pipeline.storage import locate
+    from pipeline.locate import locate
     from pipeline.verify import verify
 
     archive = locate(options.archive, "ARCHIVE")

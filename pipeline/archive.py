@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.decoder import Decoder, one_thread
-from pipeline.errors import ArchiveError, ConfigError, ParvaeError
+from pipeline.errors import ArchiveError, ConfigError, ParvaeError, StoreError
 from pipeline.model import MODEL_FOLDER, ArchiveModel
 from pipeline.parts import VERSION, PartFormat, PartReader
 from pipeline.plan import PLAN_FILE, ROLES, PartRecord, Plan, minified, read_plan, records_from_bytes, records_to_bytes
@@ -69,7 +69,7 @@ class Archive:
             parts = records_from_bytes(data)
             _check_records(location, parts)
             schema = schema_from_text(manifest["schema"])
-        except ArchiveError:
+        except (ArchiveError, StoreError):
             raise
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, ParvaeError) as error:
             raise ArchiveError(f"{location} is damaged: {error!r}; restore it or encode again") from error

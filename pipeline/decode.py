@@ -15,11 +15,12 @@ from pipeline.archive import Archive
 from pipeline.cluster import Cluster, connected, run_units
 from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError, InputError, JobError, OutputError
+from pipeline.locate import check_output
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord
 from pipeline.progress import Progress
-from pipeline.storage import Location, check_output
+from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
 MARKER = "_decoding.json"

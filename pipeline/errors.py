@@ -11,6 +11,7 @@ ParvaeError                exit code 1
 │   └── ResourceError      the cluster lacks the CPUs, GPUs or memory asked for
 ├── TrainingError          training stopped: non-finite loss, workers lost for good
 └── JobError               a job failed while it ran; what is finished stays
+    └── StoreError         an object store denies access, or does not answer for long
 ```
 
 Messages name the file, column and value, say what was expected, and what to do.
@@ -61,3 +62,7 @@ class TrainingError(ParvaeError):
 
 class JobError(ParvaeError):
     """A job failed while it ran; finished units stay and a rerun continues."""
+
+
+class StoreError(JobError):
+    """An object store denies access, or has not answered for long; finished units stay and a rerun continues."""

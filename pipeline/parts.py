@@ -20,7 +20,7 @@ from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cells import BlockCell, Dictionaries, Place, pack_block, pack_dictionaries, unpack_block
 from pipeline.cells import unpack_dictionaries as _unpack_dictionaries
 from pipeline.dataset import WorkUnit
-from pipeline.errors import ArchiveError, ParvaeError
+from pipeline.errors import ArchiveError, ParvaeError, StoreError
 from pipeline.guards import SparsePart, WholePart, mark, same_mark, seal
 from pipeline.part_layout import PartShape, leaf_counts, writer_options
 from pipeline.plan import PartRecord, Plan
@@ -211,6 +211,8 @@ class PartReader:
                 self._open_footer(form)
             except FileNotFoundError as error:
                 raise ArchiveError(f"the part {location} is missing; restore it or encode again") from error
+            except StoreError:
+                raise
             except (*UNREADABLE, ParvaeError) as error:
                 raise ArchiveError(f"the part {location} is damaged: {error}; restore it or encode again") from error
             self._close = stack.pop_all()

@@ -1,4 +1,4 @@
-"""Progress lines from a job, and a board through which training workers reach the driver."""
+"""How far a stage of a job is, and a board through which training workers reach the driver."""
 
 from __future__ import annotations
 
@@ -14,37 +14,91 @@ LOG = logging.getLogger("parvae.progress")
 
 
 class Progress:
-    """One line a stage, at most every two seconds: units, rows a second, time left.
+    """How far one stage of a job is: units, rows and bytes done, their speeds, the time left.
+
+    It logs itself when it begins and when it ends (the record's `progress` is this object); what is shown in
+    between, and how often, is up to whoever handles the records: `jobs.display` for commands.
 
     Args:
         stage: Name of the stage.
         units: Units there are.
+        row_bytes: Bytes of source data a row, for the units that `advance` is told no size of.
     """
 
-    def __init__(self, stage: str, units: int) -> None:
-        self._stage, self._units = stage, units
-        self._begun = self._told = time.monotonic()
+    def __init__(self, stage: str, units: int, row_bytes: float = 0.0) -> None:
+        self.ended = False
+        self._stage, self._units, self._row_bytes = stage, units, row_bytes
+        self._begun = time.monotonic()
+        self._seconds = 0.0
         self._done = self._rows = 0
+        self._bytes = 0.0
+        if units:
+            self._log()
 
-    def advance(self, rows: int) -> None:
-        """One unit of `rows` rows is done."""
+    def advance(self, rows: int, size: float = 0) -> None:
+        """One more unit is done.
+
+        Args:
+            rows: Its rows.
+            size: Its bytes of source data; 0: its rows times `row_bytes`.
+        """
         self._done += 1
         self._rows += rows
-        now = time.monotonic()
-        if self._done < self._units and now - self._told < 2:
-            return
-        self._told = now
-        elapsed = max(now - self._begun, 1e-9)
-        left = elapsed / self._done * (self._units - self._done)
-        LOG.info(
-            "%s: %d of %d units, %s rows, %s rows/s, %.0f s left",
-            self._stage,
-            self._done,
-            self._units,
-            f"{self._rows:,}",
-            f"{self._rows / elapsed:,.0f}",
-            left,
-        )
+        self._bytes += size or rows * self._row_bytes
+        if self._done == self._units:
+            self.end()
+
+    def end(self) -> None:
+        """The stage is over, even if units are left (an epoch too many, say); the last unit does it by itself."""
+        if not self.ended:
+            self._seconds = self._elapsed()
+            self.ended = True
+            self._log()
+
+    def state(self) -> dict[str, Any]:
+        """The figures, for machines; `eta_seconds` is None until the first unit is done."""
+        elapsed = self._elapsed()
+        left = max(0, self._units - self._done)
+        eta = 0.0 if self.ended else elapsed / self._done * left if self._done else None
+        return {
+            "stage": self._stage,
+            "units_done": self._done,
+            "units": self._units,
+            "rows": self._rows,
+            "rows_per_second": round(self._rows / elapsed, 1),
+            "bytes_per_second": round(self._bytes / elapsed),
+            "eta_seconds": None if eta is None else round(eta, 1),
+        }
+
+    def line(self) -> str:
+        """The figures, for people."""
+        state = self.state()
+        words = [f"{state['rows']:,} rows", f"{state['rows_per_second']:,.0f} rows/s"]
+        if self._bytes:
+            words.append(f"{state['bytes_per_second'] / 1e6:,.1f} MB/s")
+        if self.ended:
+            return f"{self._stage}: {self._done:,} units in {_duration(self._elapsed())}, {', '.join(words)}"
+        if state["eta_seconds"] is not None:
+            words.append(f"{_duration(state['eta_seconds'])} left")
+        return f"{self._stage}: {self._done:,} of {self._units:,} units, {', '.join(words)}"
+
+    def _elapsed(self) -> float:
+        return self._seconds if self.ended else max(time.monotonic() - self._begun, 1e-9)
+
+    def _log(self) -> None:
+        LOG.info("%s", self.line(), extra={"progress": self})
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them: 4.2 s, 35 s, 2 min 05 s, 1 h 03 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
 class _Board:

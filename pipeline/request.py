@@ -12,9 +12,10 @@ from pipeline.codec_store import StoredCodec, load_codec
 from pipeline.dataset import UNIT_BYTES, Dataset, open_dataset
 from pipeline.errors import ConfigError
 from pipeline.fit_codec import fit_codecs
+from pipeline.locate import check_output
 from pipeline.plan import Plan, fingerprint, free_name
 from pipeline.promise import BALANCED, EFFORTS, Promise, decide
-from pipeline.storage import Location, check_output
+from pipeline.storage import Location
 
 
 @dataclass(frozen=True)

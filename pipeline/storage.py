@@ -8,24 +8,30 @@ step, so that nothing half-written is ever seen under a final name.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import posixpath
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import fsspec
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import ConfigError, OutputError
+from pipeline.errors import ConfigError
+from pipeline.local_files import SPOOL_PREFIX, publish, publish_new, stat, walk
+from pipeline.retry import PersistentReader, persistently
 
-SPOOL_PREFIX = ".tmp-"
-_JOB_DRIVER_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+READ_AHEAD = 4 << 20
+"""Bytes that a file of an object store reads ahead, so that neighbouring column chunks come in one request."""
+Result = TypeVar("Result")
+_USER = re.compile(r"(?<=://)[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,11 @@ class Location:
 
     uri: str
 
-    @cached_property
+    @functools.cached_property
     def _resolved(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        filesystem, path = fsspec.core.url_to_fs(self.uri)
+        # a listing that is remembered hides what other processes write
+        remote = {"use_listings_cache": False} if "://" in self.uri else {}
+        filesystem, path = fsspec.core.url_to_fs(self.uri, **remote)
         return filesystem, str(path)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +73,10 @@ class Location:
         object.__setattr__(self, "uri", state["uri"])
 
     def __str__(self) -> str:
-        return self.uri
+        return _USER.sub("***@", self.uri)
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
@@ -107,15 +118,25 @@ class Location:
 
     def exists(self) -> bool:
         """Whether a file or folder is there."""
-        return bool(self.fs.exists(self.path))
+        return os.path.exists(self.path) if self.is_local else self._info() is not None
+
+    def answers(self, seconds: float) -> bool:
+        """Whether a file or folder is there, asked at most for so long.
+
+        Raises:
+            StoreError: If an object store denies it, or does not answer in time.
+        """
+        return os.path.exists(self.path) if self.is_local else self._info(seconds) is not None
 
     def is_file(self) -> bool:
         """Whether a file is there."""
-        return bool(self.fs.isfile(self.path))
+        if self.is_local:
+            return os.path.isfile(self.path)
+        info = self._info()
+        return info is not None and info["type"] == "file"
 
     def is_empty(self) -> bool:
         """Whether nothing is there, or a folder without any file in it."""
-        self.fs.invalidate_cache()
         if not self.exists():
             return True
         return not self.is_file() and not self.files()
@@ -123,9 +144,8 @@ class Location:
     def files(self) -> list[FileStat]:
         """Every file below this folder, sorted by path; symbolic links are followed."""
         if self.is_local:
-            return sorted(_walk(self.path, "", ()), key=lambda stat: stat.path)
-        self.fs.invalidate_cache()
-        found = cast("dict[str, dict[str, Any]]", self.fs.find(self.path, detail=True))
+            return sorted((FileStat(*found) for found in walk(self.path)), key=lambda stat: stat.path)
+        found = self._persistently("listing", lambda fs: cast("dict[str, Any]", fs.find(self.path, detail=True)))
         base = self.path.rstrip("/") + "/"
         stats = [
             FileStat(name.removeprefix(base), int(info["size"]), _version(info))
@@ -135,19 +155,29 @@ class Location:
         return sorted(stats, key=lambda stat: stat.path)
 
     def stat(self) -> FileStat:
-        """Size and version of this file."""
+        """Size and version of this file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
         if self.is_local:
-            return _stat_local(self.path, self.name)
-        info = self.fs.info(self.path)
+            return FileStat(self.name, *stat(self.path))
+        info = self._info()
+        if info is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(self))
         return FileStat(self.name, int(info["size"]), _version(info))
 
     def open(self) -> Any:
         """Opens the file for random reads."""
-        return self.fs.open(self.path, "rb")
+        if self.is_local:
+            return open(self.path, "rb")
+        options = {"block_size": READ_AHEAD, "cache_type": "readahead"}
+        stream = self._persistently("opening", lambda fs: fs.open(self.path, "rb", **options))
+        return PersistentReader(stream, str(self))
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        return cast("bytes", self.fs.cat_file(self.path))
+        return self._persistently("reading", lambda fs: cast("bytes", fs.cat_file(self.path)))
 
     def read_json(self) -> Any:
         """The file parsed as JSON."""
@@ -157,6 +187,28 @@ class Location:
         """Publishes a small file in one step."""
         with self.publishing() as spool, open(spool, "wb") as stream:
             stream.write(data)
+
+    def create_bytes(self, data: bytes) -> bool:
+        """Publishes a small file in one step if there is none yet; says whether there was none.
+
+        Local disks and stores with conditional writes (S3's `If-None-Match`) decide that in one step; on others
+        two writers at the same moment may both be told that they were first.
+
+        Args:
+            data: What nobody else would write, for a store's answer may be lost after it obeyed.
+        """
+        if self.is_local:
+            with self._spool() as spool:
+                with open(spool, "wb") as stream:
+                    stream.write(data)
+                return publish_new(spool, self.path)
+        try:
+            self._persistently("writing", lambda fs: fs.pipe_file(self.path, data, mode="create"))
+        except (FileExistsError, OSError) as error:
+            if not isinstance(error, FileExistsError) and error.errno not in (errno.EINVAL, errno.EBUSY):
+                raise
+            return self.exists() and self.read_bytes() == data
+        return True
 
     def write_json(self, value: Any) -> None:
         """Publishes a value as JSON in one step."""
@@ -169,22 +221,40 @@ class Location:
         On a local filesystem the spool file lies beside its destination's folder (`.tmp-…`), so that the last
         step is an atomic rename; elsewhere it lies in the temporary folder and is uploaded.
         """
+        with self._spool() as spool:
+            yield spool
+            if self.is_local:
+                publish(spool, self.path)
+            else:
+                self._persistently("writing", lambda fs: fs.put_file(spool, self.path))
+
+    @contextlib.contextmanager
+    def _spool(self) -> Iterator[str]:
+        """A local file that is gone at the end."""
+        folder = None
         if self.is_local:
             folder = os.path.dirname(self.path)
             os.makedirs(folder, exist_ok=True)
-            handle, spool = tempfile.mkstemp(prefix=SPOOL_PREFIX, dir=folder)
-        else:
-            handle, spool = tempfile.mkstemp(prefix="parvae-")
+        handle, spool = tempfile.mkstemp(prefix=SPOOL_PREFIX if self.is_local else "parvae-", dir=folder)
         os.close(handle)
         try:
             yield spool
-            if self.is_local:
-                _publish_local(spool, self.path)
-            else:
-                self.fs.put_file(spool, self.path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(spool)
+
+    def _info(self, seconds: float | None = None) -> dict[str, Any] | None:
+        """What a store knows of this file or folder; None if there is none."""
+        try:
+            return self._persistently("looking up", lambda fs: cast("dict[str, Any]", fs.info(self.path)), seconds)
+        except FileNotFoundError:
+            return None
+
+    def _persistently(
+        self, what: str, action: Callable[[fsspec.AbstractFileSystem], Result], seconds: float | None = None
+    ) -> Result:
+        """Does something with an object store, again while it fails for the moment."""
+        return persistently(lambda: action(self.fs), what, str(self), seconds)
 
     def remove_spools(self) -> None:
         """Removes what killed runs left half-written below this folder (local disks only)."""
@@ -206,114 +276,18 @@ class Location:
 
     def _remove_objects(self) -> None:
         """Removes by exact names: fsspec takes `*`, `?` and `[` in what `rm` is given for patterns."""
-        names = self.fs.find(self.path)
+        names = self._persistently("listing", lambda fs: cast("list[str]", fs.find(self.path)))
         if names and not any(has_magic(name) for name in names):
             with contextlib.suppress(FileNotFoundError):
-                self.fs.rm(names)
+                self._persistently("removing", lambda fs: fs.rm(names))
             return
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(name)
+                self._persistently("removing", functools.partial(_remove_object, name=name))
 
 
-def locate(text: str, what: str) -> Location:
-    """Turns what the user typed into a location.
-
-    Args:
-        text: A local path or an fsspec URI.
-        what: Name of the argument, for messages ("DATA", "--model").
-
-    Raises:
-        ConfigError: If the protocol is unknown, an object store refuses or does not answer, or the path is
-            relative inside a submitted Ray job, whose working directory is a copy that disappears.
-    """
-    if not text or text.isspace():
-        raise ConfigError(f"{what} is empty; give a path or a URI")
-    if "://" not in text:
-        if not os.path.isabs(text) and _JOB_DRIVER_VARIABLE in os.environ:
-            raise ConfigError(
-                f"{what} is the relative path {text!r}, but a submitted job runs in a temporary copy of its "
-                "working directory; give an absolute path or a URI such as s3://bucket/folder"
-            )
-        return Location(os.path.abspath(text))
-    if not text.partition("://")[2].strip("/"):
-        raise ConfigError(f"{what} {text!r} names no file or folder, only a protocol")
-    location = Location(text.rstrip("/"))
-    try:
-        _ = location.fs
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"{what} {text!r} cannot be opened: {error}") from error
-    if location.is_local:
-        return Location(location.path)
-    try:
-        location.exists()
-    except Exception as error:  # every store's library has exceptions of its own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            f"{what} {text}: the store refuses or does not answer ({reason}); check credentials, endpoint and bucket"
-        ) from error
-    return location
-
-
-def check_output(output: Location, what: str, inputs: dict[str, Location]) -> None:
-    """Refuses an output that is, contains or lies inside an input.
-
-    Raises:
-        OutputError: If it overlaps.
-    """
-    for name, source in inputs.items():
-        first, second = _comparable(output), _comparable(source)
-        if first.startswith(second) or second.startswith(first):
-            raise OutputError(f"{what} {output} overlaps {name} {source}; choose a folder outside of it")
-    if output.is_local:
-        place = output.path
-        while not os.path.lexists(place):
-            place = os.path.dirname(place)
-        if not os.path.isdir(place):
-            raise OutputError(f"{what} {output} cannot be a folder: {place} is a file; choose another place")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise OutputError(f"{what} {output} cannot be written: no permission in {place}; choose another place")
-
-
-def _comparable(location: Location) -> str:
-    """A text that is a prefix of that of everything inside the location."""
-    if location.is_local:
-        return os.path.realpath(location.path).rstrip("/") + "/"
-    return f"{hash(location.fs)} {posixpath.normpath(location.path).rstrip('/')}/"
-
-
-def _walk(root: str, below: str, parents: tuple[str, ...]) -> Iterator[FileStat]:
-    """The files below a local folder; a link to a folder that it lies in is not entered again."""
-    here = os.path.join(root, below)
-    real = os.path.realpath(here)
-    if real in parents or not os.path.isdir(here):
-        return
-    for name in os.listdir(here):
-        path = posixpath.join(below, name)
-        whole = os.path.join(root, path)
-        if os.path.isdir(whole):
-            yield from _walk(root, path, (*parents, real))
-        elif os.path.isfile(whole) or os.path.islink(whole):
-            yield _stat_local(whole, path)
-
-
-def _stat_local(path: str, name: str) -> FileStat:
-    """Size and version of a local file; a link that leads nowhere counts as an empty one."""
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        info = os.lstat(path)
-        return FileStat(name, 0, str(info.st_mtime_ns))
-    return FileStat(name, info.st_size, str(info.st_mtime_ns))
-
-
-def _publish_local(spool: str, path: str) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(spool, 0o666 & ~umask)
-    with open(spool, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(spool, path)
+def _remove_object(fs: fsspec.AbstractFileSystem, name: str) -> None:
+    fs.rm_file(name)
 
 
 def _version(info: dict[str, Any]) -> str:

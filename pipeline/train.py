@@ -30,11 +30,12 @@ from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import DatasetError, OutputError, TrainingError
 from pipeline.fit import Fitted, column_options, fit_columns
 from pipeline.fit_codec import fit_codecs
+from pipeline.locate import check_output
 from pipeline.progress import Board
 from pipeline.promise import BOTH, CORRECTIONS, Errors
 from pipeline.rows import PackedRows
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
-from pipeline.storage import Location, check_output
+from pipeline.storage import Location
 from pipeline.training_data import EpochPlan, PackUnits
 from pipeline.training_loop import LoopSettings, train_worker
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, OutputError
-from pipeline.storage import Location, check_output, locate
+from pipeline.locate import check_output, locate
+from pipeline.storage import Location
 
 
 def names(folder: Location) -> list[str]:
@@ -241,3 +242,17 @@ def test_is_a_file_uri_a_local_path(tmp_path: Path) -> None:
 def test_does_the_parent_of_a_bucket_stay_on_its_filesystem() -> None:
     assert Location("memory://x.parquet").parent.join("x.parquet").path == "/x.parquet"
     assert not Location("memory://x.parquet").parent.is_local
+
+
+def test_is_a_file_created_only_once(folder: Location) -> None:
+    location = folder.join("lock", "1.json")
+    assert location.create_bytes(b"mine")
+    assert not location.create_bytes(b"yours")
+    assert location.read_bytes() == b"mine"
+    assert names(folder) == ["lock/1.json"]
+
+
+def test_is_a_user_in_a_uri_hidden() -> None:
+    location = Location("sftp://key:secret@host/folder")
+    assert str(location) == "sftp://***@host/folder"
+    assert "secret" not in f"{location} {location!r} {location.join('x')!r}"
