@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from jobs.display import Display
+
 Job = Callable[[argparse.Namespace], dict[str, Any]]
 COMMANDS = {
     "demo": "train, encode, decode, evaluate and classify scikit-learn's digits",
@@ -58,15 +60,15 @@ def run(job: Job, options: argparse.Namespace) -> int:
     """Runs a job and prints its figures; turns parvae's errors into one line and an exit status."""
     from pipeline.errors import ParvaeError
 
-    with _logging(options.log_json):
-        try:
+    try:
+        with _logging(options.log_json):
             figures = job(options)
-        except ParvaeError as error:
-            return _refuse(options, str(error), error.exit_code)
-        except OSError as error:
-            return _refuse(options, _explain(error), 1)
-        except KeyboardInterrupt:
-            return _refuse(options, "interrupted; run the same command to continue", 130)
+    except ParvaeError as error:
+        return _refuse(options, str(error), error.exit_code)
+    except OSError as error:
+        return _refuse(options, _explain(error), 1)
+    except KeyboardInterrupt:
+        return _refuse(options, "interrupted; run the same command to continue", 130)
     print(json.dumps({"command": options.command, **figures}), flush=True)
     return 0
 
@@ -100,29 +102,19 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """One JSON object a line."""
-        return json.dumps({"time": record.created, "level": record.levelname, "message": record.getMessage()})
-
-
 @contextlib.contextmanager
 def _logging(as_json: bool) -> Iterator[None]:
-    handler = logging.StreamHandler(sys.stderr)
-    formatter: logging.Formatter = _JsonFormatter()
-    if not as_json:
-        formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-        formatter.converter = time.localtime
-    handler.setFormatter(formatter)
+    display = Display(sys.stderr, as_json)
     loggers = [logging.getLogger(name) for name in ("parvae", "pipeline")]
     for logger in loggers:
-        logger.addHandler(handler)
+        logger.addHandler(display)
         logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeHandler(handler)
+            logger.removeHandler(display)
+        display.close()
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def evaluate(
             "threads": cluster.threads_per_worker(min(count, len(opened.parts))),
             "seed": seed,
         }
-        progress = Progress("evaluate", len(opened.parts))
+        progress = Progress("evaluate", len(opened.parts), dataset.size / max(1, dataset.rows))
         total = _Sums(model)
         items = [part.to_json() for part in opened.parts]
         for result in run_units(items, PartEvaluator, arguments, cluster, count, gpu):

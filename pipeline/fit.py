@@ -100,7 +100,7 @@ def fit_columns(
         "block_rows": dataset.block_rows,
     }
     merged = {field.name: ColumnStats.empty(field, options[field.name], sample_size=sample) for field in dataset.schema}
-    progress = Progress("statistics", len(units))
+    progress = Progress("statistics", len(units), dataset.size / max(1, dataset.rows))
     items = [unit.to_json() for unit in units]
     for result in run_units(items, UnitObserver, arguments, cluster, workers):
         for name, stats in _unpack(result["stats"]).items():

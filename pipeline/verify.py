@@ -47,7 +47,7 @@ def verify(archive: Location, workers: int | None = None, gpu: bool = False) -> 
             "device": "cuda" if gpu else "cpu",
             "threads": cluster.threads_per_worker(min(count, max(1, len(opened.parts)))),
         }
-        progress = Progress("verify", len(opened.parts))
+        progress = Progress("verify", len(opened.parts), opened.manifest["bytes_in"] / max(1, opened.rows))
         items = [part.to_json() for part in opened.parts]
         for result in run_units(items, PartVerifier, arguments, cluster, count, gpu):
             damage += result["damage"]
