@@ -86,22 +86,38 @@ def write_sensors(folder: Path, rows: int) -> None:
 def peak_of(command: str, *arguments: object) -> dict[str, float]:
     """Runs a command and samples its processes' memory, in MB."""
     words = [sys.executable, "-m", f"jobs.{command}", *map(str, arguments)]
-    worker = everything = 0.0
+    peaks = {"worker MB": 0.0, "all MB": 0.0}
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        root = psutil.Process(process.pid)
         while process.poll() is None:
-            unique = 0.0
-            for one in [root, *_children(root)]:
-                with contextlib.suppress(psutil.Error):
-                    memory = one.memory_full_info()
-                    unique += memory.uss / 1e6
-                    if "MapWorker" in " ".join(one.cmdline()):
-                        worker = max(worker, memory.rss / 1e6)
-            everything = max(everything, unique)
+            found = memory_of(process.pid)
+            peaks = {name: max(peak, found[name]) for name, peak in peaks.items()}
             time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} failed")
-    return {"worker MB": worker, "all MB": everything}
+    return peaks
+
+
+def memory_of(driver: int) -> dict[str, float]:
+    """Memory of a command's processes now, in MB.
+
+    Args:
+        driver: The command's process.
+
+    Returns:
+        The largest resident set of one Ray worker, that of the driver, and the unique memory of all together.
+    """
+    found = {"worker MB": 0.0, "driver MB": 0.0, "all MB": 0.0}
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(driver)
+        for one in [root, *_children(root)]:
+            with contextlib.suppress(psutil.Error):
+                memory = one.memory_full_info()
+                found["all MB"] += memory.uss / 1e6
+                if one.pid == driver:
+                    found["driver MB"] = memory.rss / 1e6
+                if "MapWorker" in " ".join(one.cmdline()):
+                    found["worker MB"] = max(found["worker MB"], memory.rss / 1e6)
+    return found
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
