@@ -183,7 +183,8 @@ class FileDecoder:
                 with PartReader(location, record, self._form, self._whole) as part:
                     if writer is None:
                         schema = self._decoder.schema_of(part)
-                        writer = pq.ParquetWriter(path, schema, compression="zstd")
+                        # list elements keep their names, which Parquet's newer rules would make "element"
+                        writer = pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False)
                         regroup = _Regroup(writer, schema, groups)
                     for batch in self._decoder.batches(part):
                         regroup.add(batch)
