@@ -13,7 +13,6 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -23,54 +22,15 @@ import ray.exceptions
 
 from pipeline import errors
 from pipeline.errors import JobError, ParvaeError, ResourceError
+from pipeline.preflight import Cluster, usable_cpus
+from pipeline.watch import Watch
 
 LOG = logging.getLogger(__name__)
-READ_CPUS = 0.5
-"""CPUs that every job leaves for reading; without them Ray Data waits for ever and says nothing."""
+__all__ = ["Cluster", "connected", "prepare_environment", "run_units"]
 MAX_BLOCKS = 10_000
 """Ray Data blocks that a list of work units is cut into at most."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What the cluster has.
-
-    Attributes:
-        cpus: CPUs of all nodes.
-        gpus: GPUs of all nodes.
-        local: Whether the cluster was started for this process alone.
-    """
-
-    cpus: float
-    gpus: float
-    local: bool
-
-    def workers_for(self, wanted: int | None, gpu: bool) -> int:
-        """How many workers a job gets: as many as wanted, else one a GPU or one a CPU.
-
-        Raises:
-            ResourceError: If the cluster lacks the CPUs or GPUs.
-        """
-        if gpu and self.gpus < (wanted or 1):
-            raise ResourceError(
-                f"--gpu with {wanted or 1} workers needs {wanted or 1} GPUs, the cluster has {self.gpus:g}; "
-                "leave out --gpu, lower --workers, or add GPU nodes"
-            )
-        if wanted is None:
-            return int(self.gpus) if gpu else max(1, int(self.cpus))
-        if wanted > self.cpus:
-            raise ResourceError(
-                f"--workers {wanted} needs {wanted} CPUs, the cluster has {self.cpus:g}; lower --workers or add nodes"
-            )
-        return wanted
-
-    def cpus_per_worker(self, workers: int) -> float:
-        """CPUs that each worker reserves so that `READ_CPUS` are left."""
-        return max(0.01, min(1.0, int(100 * (self.cpus - READ_CPUS) / workers) / 100))
-
-    def threads_per_worker(self, workers: int) -> int:
-        """Compute threads of a worker: the CPUs of a local cluster shared out, one on others."""
-        return max(1, int(self.cpus) // workers) if self.local else 1
+TRIES = 4
+"""How often a work unit is begun whose worker dies: by a node that goes, or by the unit itself."""
 
 
 @contextlib.contextmanager
@@ -80,36 +40,60 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
     A Ray that is initialized already is used and left as it is. Otherwise `RAY_ADDRESS` is honoured; with none
     a local Ray with the CPUs of this machine starts, and stops at the end.
 
+    A Ray that dies meanwhile ends the job with a `JobError`.
+
     Args:
-        num_cpus: CPUs that a local Ray should believe in, None for those there are.
+        num_cpus: CPUs that a local Ray should believe in, None for those this process may use.
 
     Raises:
         ResourceError: If no cluster answers at `RAY_ADDRESS`.
+        JobError: If the cluster is lost.
     """
     started = not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS") or "local"
     if started:
         prepare_environment()
-        LOG.info("starting a local Ray" if address == "local" else f"connecting to Ray at {address}")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address == "local":
-            options.update(include_dashboard=False, num_cpus=num_cpus)
+        _connect(address, num_cpus or usable_cpus())
+    with _watch(address) as watch:
         try:
-            _check_address(address)
-            with warnings.catch_warnings(), _silent_stderr():
-                warnings.simplefilter("ignore", FutureWarning)
-                ray.init(address=address, **options)
-        except (OSError, ValueError) as error:
-            raise ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
-        except Exception as error:  # Ray raises a bare Exception when a node does not come up in time
-            what = "a local Ray did not start" if address == "local" else f"Ray at {address} did not answer"
-            raise ResourceError(f"{what}: {error}; is the machine overloaded or out of memory? try again") from error
+            yield Cluster.connected(address == "local")
+        except KeyboardInterrupt:
+            if watch.lost:
+                raise JobError(watch.lost) from None
+            raise
+        finally:
+            if started and not watch.gone():
+                ray.shutdown()
+
+
+def _connect(address: str, num_cpus: int) -> None:
+    LOG.info("starting a local Ray" if address == "local" else f"connecting to Ray at {address}")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options.update(include_dashboard=False, num_cpus=num_cpus)
     try:
-        resources = ray.cluster_resources()
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), address == "local")
-    finally:
-        if started:
-            ray.shutdown()
+        _check_address(address)
+        with warnings.catch_warnings(), _silent_stderr():
+            warnings.simplefilter("ignore", FutureWarning)
+            ray.init(address=address, **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise ResourceError(
+            f"Ray at RAY_ADDRESS={address} refused the token: give the cluster's in RAY_AUTH_TOKEN or in a file that "
+            "RAY_AUTH_TOKEN_PATH names, and set RAY_AUTH_MODE=token"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+    except Exception as error:  # Ray raises a bare Exception when a node does not come up in time
+        what = "a local Ray did not start" if address == "local" else f"Ray at {address} did not answer"
+        raise ResourceError(f"{what}: {error}; is the machine overloaded or out of memory? try again") from error
+
+
+def _watch(address: str) -> Watch:
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    name = "the local Ray" if address == "local" else f"Ray at {address}"
+    return Watch(name, (host, int(port)), (own["NodeManagerAddress"], own["NodeManagerPort"]))
 
 
 def run_units(
@@ -155,6 +139,8 @@ def run_units(
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=0 if gpu else cluster.cpus_per_worker(workers),
         num_gpus=1 if gpu else 0,
+        max_task_retries=TRIES - 1,
+        **({"memory": cluster.memory_per_worker()} if cluster.memory_per_worker() else {}),
     )
     answered = 0
     try:
@@ -162,6 +148,11 @@ def run_units(
             for text in batch.column("result").to_pylist():
                 answered += 1
                 yield _opened(json.loads(text))
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+        raise JobError(
+            f"workers died on the same work unit {TRIES} times: is a node too small for it, or are nodes going faster "
+            "than they work? what is finished stays, run the same command to continue"
+        ) from error
     except ray.exceptions.RayError as error:
         raise JobError(f"a Ray task failed: {error}") from error
     if answered != len(items):
@@ -232,4 +223,4 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)

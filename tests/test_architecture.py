@@ -21,7 +21,14 @@ MAY_IMPORT = {"vae_model": {"vae_model"}, "pipeline": {"vae_model", "pipeline"},
 """The direction: jobs → pipeline → vae_model."""
 VAE_MODEL_LIBRARIES = {"torch", "safetensors"}
 """All that `vae_model` stands on, beside the standard library."""
-RAY_FILES = {"pipeline.cluster", "pipeline.progress", "pipeline.train", "pipeline.training_loop"}
+RAY_FILES = {
+    "pipeline.autoscaler",
+    "pipeline.cluster",
+    "pipeline.preflight",
+    "pipeline.progress",
+    "pipeline.train",
+    "pipeline.training_loop",
+}
 """The only files that import ray; every other step reaches it through `pipeline.cluster`."""
 STEPS = {"train", "encode", "decode", "evaluate"}
 """Of these, only the workers of `decode` are used by another one (`evaluate` decodes what it compares)."""

@@ -1,0 +1,81 @@
+"""Notices a Ray that dies under the driver, before Ray's own code ends the process without a word."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from types import TracebackType
+
+LOG = logging.getLogger(__name__)
+Address = tuple[str, int]
+PATIENCE_NODE_S = 4.0
+"""A node's Ray process that refuses connections for so long is gone: Ray ends the driver about ten seconds after."""
+PATIENCE_HEAD_S = 45.0
+"""A head that does not answer for so long is gone; a head that restarts is back sooner. Ray waits for 60 seconds."""
+_GRACE_S = 15.0
+"""How long the main thread may take to hear of it before the process is ended from here."""
+
+
+class Watch:
+    """Knocks at the head and at the driver's own node as long as a job runs; interrupts the main thread if one is gone.
+
+    Args:
+        name: What the cluster is called in messages.
+        head: Where the head's control service (GCS) listens.
+        node: Where the Ray process of the driver's node (raylet) listens.
+    """
+
+    def __init__(self, name: str, head: Address, node: Address) -> None:
+        self._name = name
+        self._targets = {
+            "its head does not answer any more": (head, PATIENCE_HEAD_S),
+            "the Ray process of the driver's node is gone": (node, PATIENCE_NODE_S),
+        }
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
+        self.lost = ""
+
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._stop.set()
+
+    def gone(self) -> bool:
+        """Whether one of them refuses a connection right now."""
+        return bool(self.lost) or any(_refuses(address) for address, _ in self._targets.values())
+
+    def _look(self) -> None:
+        answered = dict.fromkeys(self._targets, time.monotonic())
+        while not self._stop.wait(1.0):
+            for what, (address, patience) in self._targets.items():
+                if not _refuses(address):
+                    answered[what] = time.monotonic()
+                elif time.monotonic() - answered[what] > patience:
+                    self._tell(what)
+                    return
+
+    def _tell(self, what: str) -> None:
+        self.lost = f"{self._name} was lost: {what}; what is finished stays, run the same command to continue"
+        _thread.interrupt_main()
+        if not self._stop.wait(_GRACE_S):
+            LOG.error("%s", self.lost)
+            os._exit(1)
+
+
+def _refuses(address: Address) -> bool:
+    """Whether nobody listens there. A slow answer is an answer: a busy machine is not a dead one."""
+    try:
+        with contextlib.closing(socket.create_connection(address, timeout=5)):
+            return False
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
