@@ -23,12 +23,13 @@ class Progress:
         stage: Name of the stage.
         units: Units there are.
         row_bytes: Bytes of source data a row, for the units that `advance` is told no size of.
+        begun: When it began, by `time.monotonic`; None: now.
     """
 
-    def __init__(self, stage: str, units: int, row_bytes: float = 0.0) -> None:
+    def __init__(self, stage: str, units: int, row_bytes: float = 0.0, begun: float | None = None) -> None:
         self.ended = False
         self._stage, self._units, self._row_bytes = stage, units, row_bytes
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self._seconds = 0.0
         self._done = self._rows = 0
         self._bytes = 0.0
@@ -87,6 +88,31 @@ class Progress:
 
     def _log(self) -> None:
         LOG.info("%s", self.line(), extra={"progress": self})
+
+
+class EpochProgress:
+    """Progress of training, from the messages that a worker sends after each epoch.
+
+    Args:
+        listen: Called with each message first.
+    """
+
+    def __init__(self, listen: Callable[[dict[str, Any]], None]) -> None:
+        self._listen, self._begun = listen, time.monotonic()
+        self._progress: Progress | None = None
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        """Takes a message: `epoch`, `epochs` and `rows`, beside what `listen` wants."""
+        self._listen(message)
+        if self._progress is None:  # a run that goes on begins with a later epoch
+            left = max(1, message["epochs"] - message["epoch"])
+            self._progress = Progress("train", left, begun=self._begun)
+        self._progress.advance(message["rows"])
+
+    def end(self) -> None:
+        """Training is over, maybe before its last epoch."""
+        if self._progress is not None:
+            self._progress.end()
 
 
 def _duration(seconds: float) -> str:

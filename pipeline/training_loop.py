@@ -262,7 +262,8 @@ class TrainingRun:
         }
         self.state.history.append(entry)
         if self.rank == 0 and self.settings.board is not None:
-            self.settings.board.tell.remote({"epochs": self.settings.epochs, **entry})
+            message = {"epochs": self.settings.epochs, "rows": int(training.rows), **entry}
+            self.settings.board.tell.remote(message)
 
     def _figures(self, validation: Totals) -> dict[str, Any]:
         reconstruction, kl = validation.per_row()

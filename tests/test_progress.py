@@ -27,7 +27,7 @@ from jobs.cli import main, run
 from jobs.display import Display
 from pipeline.dataset import open_dataset
 from pipeline.errors import JobError
-from pipeline.progress import Progress
+from pipeline.progress import EpochProgress, Progress
 from pipeline.storage import Location
 from tests.small import encode_here, tiny_bundle
 
@@ -216,6 +216,22 @@ class Gone(io.StringIO):
 
     def write(self, text: str) -> int:
         raise OSError(5, "Input/output error")
+
+
+def test_does_training_count_epochs_wherever_it_begins_and_stops() -> None:
+    heard: list[dict[str, Any]] = []
+
+    def job() -> None:
+        progress = EpochProgress(heard.append)
+        progress.end()
+        for epoch in (3, 4):
+            progress({"epoch": epoch, "epochs": 10, "rows": 500})
+        progress.end()
+
+    lines = [json.loads(line) for line in text_of(job, as_json=True).splitlines()]
+    assert [entry["epoch"] for entry in heard] == [3, 4]
+    assert {(line["stage"], line["units"]) for line in lines} == {("train", 7)}
+    assert (lines[-1]["units_done"], lines[-1]["rows"], lines[-1]["eta_seconds"]) == (2, 1000, 0)
 
 
 def test_does_a_closed_terminal_not_stop_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
