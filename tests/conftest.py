@@ -55,13 +55,16 @@ def parvae(ray_session: None, capsys: pytest.CaptureFixture[str]) -> Command:
     return call
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
-    """An empty place, on the disk and in fsspec's object store in memory."""
+    """An empty place: on the disk, in fsspec's object store in memory, and on a real object store."""
     if request.param == "local":
         yield Location(str(tmp_path / "place"))
         return
-    location = Location(f"memory://{uuid.uuid4().hex}/place")
+    if request.param == "s3":
+        location = request.getfixturevalue("store").place(f"{uuid.uuid4().hex}/place")
+    else:
+        location = Location(f"memory://{uuid.uuid4().hex}/place")
     yield location
     location.parent.remove()
 

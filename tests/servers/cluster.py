@@ -35,7 +35,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(holds: Callable[[], Any], seconds: float = 120, what: str = "") -> Any:
+def wait_until(holds: Callable[[], Any], seconds: float = 240, what: str = "") -> Any:
     """Waits for something to be true, and gives it."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
@@ -83,9 +83,20 @@ class RayCluster:
     def add_node(self) -> int:
         """Starts one more node, waits until the head knows it, and gives its number."""
         before = self.alive()
-        self._start([f"--address={self.address}"])
+        number = self.start_node()
         wait_until(lambda: self.alive() > before, what="for a node to join")
+        return number
+
+    def start_node(self) -> int:
+        """Starts one more node and does not wait for it; gives its number."""
+        wait_until(self._answers, what="for the head")
+        self._start([f"--address={self.address}"])
         return len(self._nodes) - 1
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=5):
+            return True
+        return False
 
     def kill_node(self, number: int) -> None:
         """Kills the raylet of a node and all that it started, and waits until the head has noticed."""
@@ -150,15 +161,13 @@ class RayCluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(
-    nodes: int, cpus: int = 1, variables: dict[str, str] | None = None
-) -> Iterator[RayCluster]:
+def ray_cluster(nodes: int, cpus: int = 1, variables: dict[str, str] | None = None) -> Iterator[RayCluster]:
     """A cluster with so many nodes, the head one of them."""
     cluster = RayCluster(cpus, variables)
     try:
-        wait_until(cluster.alive, what="for the head")
         for _ in range(nodes - 1):
-            cluster.add_node()
+            cluster.start_node()
+        wait_until(lambda: cluster.alive() == nodes, what=f"for {nodes} nodes")
         yield cluster
     finally:
         cluster.stop()

@@ -14,7 +14,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 
-ANSWERS = {"SlowDown": "503 Slow Down", "ServiceUnavailable": "503 Service Unavailable", "AccessDenied": "403 Forbidden"}
+ANSWERS = {
+    "SlowDown": "503 Slow Down",
+    "ServiceUnavailable": "503 Service Unavailable",
+    "AccessDenied": "403 Forbidden",
+}
 THROTTLING = ("SlowDown", "ServiceUnavailable")
 PIECE = 1 << 16
 

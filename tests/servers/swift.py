@@ -33,7 +33,9 @@ name = gold
 default = yes
 """
 
-FILTERS = "catch_errors gatekeeper healthcheck listing_formats bulk s3api tempauth copy slo dlo versioned_writes symlink"
+FILTERS = (
+    "catch_errors gatekeeper healthcheck listing_formats bulk s3api tempauth copy slo dlo versioned_writes symlink"
+)
 OPTIONS = {
     "s3api": """s3_acl = false
 auth_pipeline_check = false
