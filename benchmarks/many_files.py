@@ -34,10 +34,7 @@ from pipeline.storage import Location
 
 DISK_BYTES_A_ROW = 100
 """Disk that a row needs at most: source, archive, decoded file, spools."""
-TINY = (
-    *("--effort", "fast", "--epochs", "1", "--latent", "4"),
-    *("--set", "network.hidden=[16]", "--set", "training.rounding=false"),
-)
+TINY = ("--effort", "fast", "--epochs", "1", "--latent", "4", "--set", "network.hidden=[16]")
 ARCHIVE_ENTRIES = {"_manifest.json", "_parts.parquet", "_plan.json", "_model", "parts"}
 Step = Callable[[], dict[str, Any]]
 

@@ -71,7 +71,7 @@ class Watched:
                         break
                     self._sample(process.pid, time.monotonic() - started, before)
             finally:
-                survivors = kill_all(process.pid)
+                killed = kill_all(process.pid)
             process.wait()
             stdout.seek(0)
             lines = stdout.read().splitlines()
@@ -79,7 +79,7 @@ class Watched:
             "seconds": time.monotonic() - started,
             "status": process.returncode,
             "units": self._count() - before,
-            "survivors": survivors,
+            "others killed": killed,
             "samples": self._samples,
             "figures": json.loads(lines[-1]) if process.returncode == 0 else None,
         }
