@@ -19,6 +19,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import errors
 from pipeline.errors import JobError, ParvaeError, ResourceError
@@ -131,17 +132,19 @@ def run_units(
     dataset = ray.data.from_items(
         [{"item": json.dumps(item)} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS)
     )
-    dataset = dataset.map_batches(
-        _UnitActor,
-        fn_kwargs={"handles": [handle]},
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=0 if gpu else cluster.cpus_per_worker(workers),
-        num_gpus=1 if gpu else 0,
-        max_task_retries=TRIES - 1,
-        **({"memory": cluster.memory_per_worker()} if cluster.memory_per_worker() else {}),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray Data 2.60 names no other way to bound the tries
+        dataset = dataset.map_batches(
+            _UnitActor,
+            fn_kwargs={"handles": [handle]},
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=0 if gpu else cluster.cpus_per_worker(workers),
+            num_gpus=1 if gpu else 0,
+            memory=cluster.memory_per_worker() or None,
+            max_task_retries=TRIES - 1,
+        )
     answered = 0
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -13,11 +13,11 @@ from types import TracebackType
 
 LOG = logging.getLogger(__name__)
 Address = tuple[str, int]
-PATIENCE_NODE_S = 4.0
+PATIENCE_NODE_S = 3.0
 """A node's Ray process that refuses connections for so long is gone: Ray ends the driver about ten seconds after."""
 PATIENCE_HEAD_S = 45.0
 """A head that does not answer for so long is gone; a head that restarts is back sooner. Ray waits for 60 seconds."""
-_GRACE_S = 15.0
+_GRACE_S = 4.0
 """How long the main thread may take to hear of it before the process is ended from here."""
 
 
