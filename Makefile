@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_TORCH ?=
 BIN = .venv/bin
 
-.PHONY: venv demo test test-slow lint clean
+.PHONY: venv demo test test-slow soak lint clean
 
 venv: .venv/ready
 
@@ -21,6 +21,10 @@ test: venv lint
 
 test-slow: venv
 	$(BIN)/pytest -m slow
+
+# every fault ten times in a row; hours are no surprise; goes on where it stopped
+soak: venv
+	$(BIN)/python -m benchmarks.soak --out soak.json
 
 lint: venv
 	$(BIN)/ruff check .

@@ -100,18 +100,25 @@ class RayCluster:
 
     def kill_node(self, number: int) -> None:
         """Kills the raylet of a node and all that it started, and waits until the head has noticed."""
-        before = self.alive()
         kill_tree(self._nodes[number].pid)
         self._nodes[number].wait(60)
-        wait_until(lambda: self.alive() < before, what="for the head to notice that a node is gone")
+        running = sum(node.poll() is None for node in self._nodes)
+        wait_until(lambda: self.alive() == running, what="for the head to notice that a node is gone")
 
-    def processes(self, number: int, name: str) -> list[psutil.Process]:
-        """The processes of a node whose title has a name in it (Ray titles its workers by what they run)."""
+    @property
+    def newest(self) -> int:
+        """The number of the node that joined last."""
+        return len(self._nodes) - 1
+
+    def processes(self, name: str, number: int | None = None) -> list[psutil.Process]:
+        """The processes of a node, or of all, with a name in their titles (Ray titles workers by what they run)."""
+        nodes = [node for node in self._nodes if node.poll() is None] if number is None else [self._nodes[number]]
         found = []
-        for process in psutil.Process(self._nodes[number].pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if name in " ".join(process.cmdline()):
-                    found.append(process)
+        for node in nodes:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    if name in " ".join(process.cmdline()):
+                        found.append(process)
         return found
 
     def alive(self) -> int:

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.archive import Archive
+from pipeline.bundle import CHECKPOINTS_FOLDER
+from pipeline.ledger import LEDGER_FOLDER, Ledger
+from pipeline.lock import LOCK_FOLDER
 from pipeline.storage import SPOOL_PREFIX, Location
 
-FILES, ROWS = 80, 1500
+FILES, ROWS = 120, 1000
 """Many small files: a run is long enough to be disturbed in the middle."""
-TRAIN = ["--passthrough", "row", "--epochs", 2, "--latent", 2, "--effort", "fast"]
 
 
 def write_source(folder: Location, files: int = FILES, rows: int = ROWS, first: int = 0) -> None:
@@ -66,19 +68,13 @@ def check_decoded(folder: Location, expected: pa.Table) -> None:
 
 def leftovers(names: list[str]) -> list[str]:
     """Those of some files that only a running command needs."""
-    running = ("_ledger/", "_lock/", "_train/", "_decoding", SPOOL_PREFIX)
+    running = (f"{LEDGER_FOLDER}/", f"{LOCK_FOLDER}/", f"{CHECKPOINTS_FOLDER}/", SPOOL_PREFIX)
     return [name for name in names if any(mark in f"/{name}" for mark in running)]
 
 
-def finished_parts(archive: Location) -> int:
-    """How many units of a running encode are finished, by its ledger."""
-    ledger = archive.join("_ledger")
-    return len(ledger.files()) if ledger.exists() else 0
-
-
-def finished_files(folder: Location) -> int:
-    """How many files a running decode has published."""
-    return sum(stat.path.endswith(".parquet") for stat in folder.files()) if folder.exists() else 0
+def finished_units(output: Location) -> int:
+    """How many units of a running encode or decode are finished for good: those in its ledger."""
+    return len(Ledger(output).entries())
 
 
 def local(path: Path) -> Location:
