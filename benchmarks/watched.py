@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks.memory import memory_of
 
-SAMPLE_SECONDS = 1.0
+POLL_SECONDS, SAMPLE_SECONDS = 0.2, 1.0
 MOST_SAMPLES = 2000
 """Samples that are kept of one run: beyond, every second one is dropped."""
 
@@ -70,6 +70,7 @@ class Watched:
                         time.sleep(seconds)
                         break
                     self._sample(process.pid, time.monotonic() - started, before)
+                    time.sleep(POLL_SECONDS)
             finally:
                 killed = kill_all(process.pid)
             process.wait()
@@ -91,11 +92,11 @@ class Watched:
         return sum(not path.name.startswith((".", "_")) for path in self._finished.rglob("*.parquet"))
 
     def _sample(self, process: int, seconds: float, before: int) -> None:
-        begun = time.monotonic()
+        if self._samples and seconds - self._samples[-1]["seconds"] < SAMPLE_SECONDS:
+            return
         self._samples.append({"seconds": seconds, "units": self._count() - before, **memory_of(process)})
         if len(self._samples) > MOST_SAMPLES:
             del self._samples[1::2]
-        time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - begun)))
 
 
 def kill_all(leader: int) -> int:
