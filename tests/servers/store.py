@@ -6,6 +6,7 @@ that start before the store does know it too, and no test ever reaches another s
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -46,6 +47,7 @@ class Store:
 def announce_store() -> socket.socket:
     """Names a store that is not there yet in the environment; returns the socket that it will answer on."""
     bound = bound_socket()
+    atexit.register(bound.close)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(
