@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
 from pipeline.rows import RowTransform
-from pipeline.sampling import priorities
+from pipeline.sampling import Priorities
 from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
@@ -145,13 +145,12 @@ class UnitObserver:
             name: ColumnStats.empty(self._schema.field(name), self._options[name], sample_size=self._sample)
             for name in self._names
         }
-        keys, row = priorities(self._seed, unit), 0
+        draw = Priorities(self._seed, unit)
         if self._names:
             for batch in read_ahead(read_unit(self._root, unit, self._names, self._block_rows)):
+                keys = draw.next(batch.num_rows)
                 for name in self._names:
-                    array = batch.column(batch.schema.get_field_index(name))
-                    stats[name].observe(array, keys[row : row + batch.num_rows])
-                row += batch.num_rows
+                    stats[name].observe(batch.column(batch.schema.get_field_index(name)), keys)
         return {"rows": unit.rows, "stats": _pack(stats)}
 
 

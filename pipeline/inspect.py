@@ -17,7 +17,7 @@ from pipeline.errors import DatasetError
 from pipeline.model import ArchiveModel, bound_of
 from pipeline.plan import PLAN_FILE
 from pipeline.rows import RowTransform
-from pipeline.sampling import priorities
+from pipeline.sampling import Priorities
 from pipeline.storage import Location
 
 SAMPLE_ROWS = 65_536
@@ -87,11 +87,10 @@ def _dataset(dataset: Dataset) -> Report:
 def _first_rows(dataset: Dataset) -> Iterator[tuple[pa.RecordBatch, np.ndarray[Any, np.dtype[np.uint64]]]]:
     left = SAMPLE_ROWS
     for unit in dataset.units():
-        keys, row = priorities(0, unit), 0
+        draw = Priorities(0, unit)
         for batch in read_unit(dataset.root, unit, None, min(dataset.block_rows, SAMPLE_ROWS)):
             part = batch.slice(0, left)
-            yield part, keys[row : row + part.num_rows]
-            row += part.num_rows
+            yield part, draw.next(part.num_rows)
             left -= part.num_rows
             if left <= 0:
                 return

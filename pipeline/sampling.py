@@ -15,8 +15,23 @@ _PRIORITY, _HELD_OUT = 0, 1
 
 def priorities(seed: int, unit: WorkUnit) -> npt.NDArray[np.uint64]:
     """A random priority for each row of a unit: the rows with the lowest ones make a uniform sample."""
-    rng = np.random.default_rng([seed, _PRIORITY, unit.index])
-    return rng.integers(0, np.iinfo(np.uint64).max, unit.rows, np.uint64)
+    return Priorities(seed, unit).next(unit.rows)
+
+
+class Priorities:
+    """The `priorities` of a unit, as its rows come: what a footer claims in rows takes no memory.
+
+    Args:
+        seed: The seed.
+        unit: The unit.
+    """
+
+    def __init__(self, seed: int, unit: WorkUnit) -> None:
+        self._rng = np.random.default_rng([seed, _PRIORITY, unit.index])
+
+    def next(self, rows: int) -> npt.NDArray[np.uint64]:
+        """The priorities of the next rows."""
+        return self._rng.integers(0, np.iinfo(np.uint64).max, rows, np.uint64)
 
 
 def held_out(seed: int, unit: WorkUnit, fraction: float) -> npt.NDArray[np.bool_]:

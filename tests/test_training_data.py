@@ -20,7 +20,7 @@ from pipeline.bundle import schema_to_text
 from pipeline.dataset import open_dataset
 from pipeline.errors import DatasetError
 from pipeline.rows import PackedRows
-from pipeline.sampling import held_out, priorities
+from pipeline.sampling import Priorities, held_out, priorities
 from pipeline.storage import Location
 from pipeline.training_data import EpochPlan, PackUnits, ShardRows
 from tests.small import fit, one_batch
@@ -232,5 +232,8 @@ def test_are_draws_a_function_of_seed_and_unit_alone(tmp_path: Path) -> None:
         assert len(draw(1, units[0])) == units[0].rows
         assert (draw(1, units[0]) != draw(2, units[0])).any()
         assert (draw(1, units[0]) != draw(1, units[1])).any()
+    draw_next = Priorities(1, units[0]).next
+    pieces = [draw_next(rows) for rows in (3, 1, units[0].rows - 4)]
+    np.testing.assert_array_equal(np.concatenate(pieces), priorities(1, units[0]))
     assert not held_out(0, units[0], 0.0).any()
     assert (priorities(1, units[0]) % 2 != held_out(1, units[0], 0.5)).any()
