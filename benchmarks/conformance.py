@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.equality import difference
 from jobs.inspect import format_table
 from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions, ColumnStats, fit_column
@@ -41,7 +41,7 @@ from pipeline.decode import FileDecoder
 from pipeline.errors import InputError, ParvaeError
 from pipeline.plan import free_name
 from pipeline.rows import RowTransform
-from pipeline.sampling import priorities
+from pipeline.sampling import Priorities
 from pipeline.storage import Location
 from tests.small import TINY, encode_here
 from vae_model.network import VAE
@@ -94,54 +94,6 @@ def _looks_like_parquet(path: Path) -> bool:
         return bool(_NAMES.search(path.name)) or stream.read(4) in _MAGIC
 
 
-def bits_of(values: pa.Array | pa.ChunkedArray) -> Any:
-    """Python objects that are equal exactly if the values are, bit for bit, however deep they are nested."""
-    types = pa.types
-    if isinstance(values, pa.ChunkedArray):
-        joined = values.unify_dictionaries().combine_chunks()
-        return bits_of(joined) if isinstance(joined, pa.Array) else [bits_of(chunk) for chunk in joined.chunks]
-    if isinstance(values, pa.ExtensionArray):
-        return bits_of(values.storage)
-    kind = values.type
-    if types.is_dictionary(kind):
-        return bits_of(values.dictionary.take(values.indices))
-    if types.is_floating(kind):
-        return values.view(f"int{kind.bit_width}").to_pylist()
-    if types.is_temporal(kind):
-        return values.view(f"int{kind.bit_width}").to_pylist() if kind.bit_width <= 64 else values.to_pylist()
-    if types.is_struct(kind):
-        return values.is_valid().to_pylist(), [bits_of(child) for child in values.flatten()]
-    if types.is_fixed_size_list(kind):
-        return values.is_valid().to_pylist(), bits_of(values.flatten())
-    if types.is_map(kind):
-        return bits_of(values.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))))
-    if types.is_list(kind) or types.is_large_list(kind):
-        valid = values.is_valid()
-        sizes = pc.if_else(valid, pc.pairwise_diff(values.offsets)[1:], 0)
-        return valid.to_pylist(), sizes.to_pylist(), bits_of(values.flatten())
-    return values.to_pylist()
-
-
-def difference(path: Path, decoded: Path) -> str:
-    """What differs between a file and what it was decoded to; nothing if they are equal."""
-    with pq.ParquetFile(path) as left, pq.ParquetFile(decoded) as right:
-        ours, theirs = left.schema_arrow, right.schema_arrow
-        if not ours.equals(theirs, check_metadata=True):
-            return f"schema: {_line(ours)} became {_line(theirs)}"
-        groups = [[f.metadata.row_group(i).num_rows for i in range(f.metadata.num_row_groups)] for f in (left, right)]
-        if [rows for rows in groups[0] if rows] != groups[1]:
-            return f"row groups: {groups[0]} and {groups[1]}"
-        one, other = left.read(use_threads=False), right.read(use_threads=False)
-    for name in one.column_names:
-        if bits_of(one[name]) != bits_of(other[name]):
-            return f"values of column {name!r}"
-    return ""
-
-
-def _line(schema: pa.Schema) -> str:
-    return "; ".join(f"{field.name}: {field.type}" for field in schema) + f", metadata {schema.metadata}"
-
-
 def round_trip(path: Path, work: Path) -> Path:
     """Encodes a file at `--error 0` in this process and decodes it again.
 
@@ -176,12 +128,11 @@ def _fitted(dataset: Dataset) -> Bundle:
     options = {field.name: ColumnOptions() for field in dataset.schema}
     stats = {field.name: ColumnStats.empty(field, options[field.name]) for field in dataset.schema}
     for unit in dataset.units():
-        keys, row = priorities(0, unit), 0
+        draw = Priorities(0, unit)
         for batch in read_unit(dataset.root, unit, None, dataset.block_rows):
+            keys = draw.next(batch.num_rows)
             for field in dataset.schema:
-                array = batch.column(batch.schema.get_field_index(field.name))
-                stats[field.name].observe(array, keys[row : row + batch.num_rows])
-            row += batch.num_rows
+                stats[field.name].observe(batch.column(batch.schema.get_field_index(field.name)), keys)
     columns = [fit_column(field, stats[field.name], options[field.name]) for field in dataset.schema]
     rows = RowTransform(dataset.schema, tuple(columns))
     if not rows.modelled:
