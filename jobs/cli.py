@@ -23,11 +23,13 @@ COMMANDS = {
     "evaluate": "compare an archive with its dataset",
     "verify": "check every checksum of an archive",
     "inspect": "explain a dataset, a model or an archive",
+    "submit": "run one of these commands on a Ray cluster, as a job",
 }
 DESCRIPTION = "Learned compression for Parquet datasets, on Ray."
 EPILOG = (
     "DATA, MODEL, ARCHIVE and OUT are local paths or URIs such as s3://bucket/folder. Progress goes to stderr; the "
-    "last line of stdout is one JSON object. Exit status: 0 done, 1 failed, 2 bad usage or input. RAY_ADDRESS "
+    "last line of stdout is one JSON object. Exit status: 0 done, 1 failed, 2 bad usage or input, 3 done "
+    "but for files that could not be read. RAY_ADDRESS "
     "names the Ray cluster; without it a local Ray is started."
 )
 
@@ -70,7 +72,7 @@ def run(job: Job, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _refuse(options, "interrupted; run the same command to continue", 130)
     print(json.dumps({"command": options.command, **figures}), flush=True)
-    return 0
+    return 3 if figures.get("quarantined") else 0
 
 
 def _refuse(options: argparse.Namespace, reason: str, status: int) -> int:

@@ -22,6 +22,7 @@ MAY_IMPORT = {"vae_model": {"vae_model"}, "pipeline": {"vae_model", "pipeline"},
 VAE_MODEL_LIBRARIES = {"torch", "safetensors"}
 """All that `vae_model` stands on, beside the standard library."""
 RAY_FILES = {
+    "jobs.submit",
     "pipeline.autoscaler",
     "pipeline.cluster",
     "pipeline.preflight",
