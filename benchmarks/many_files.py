@@ -118,11 +118,10 @@ class Run:
         """Runs a command to its end, after it was killed as often as asked."""
         options = self._options
         rng = np.random.default_rng([options.seed, len(command), options.kill])
-        moments = np.sort(rng.uniform(0, 0.9, options.kill)) * options.files
-        for number, moment in enumerate(moments, 1):
-            wait = float(rng.uniform(0, 1))
+        for number in range(options.kill):
+            share, wait = rng.random() / options.kill, float(rng.uniform(0, 1))
             watched = Watched(command, self._with_workers(arguments), finished)
-            self._step(f"{command}, kill {number}", partial(watched.to_the_kill, float(moment), wait))
+            self._step(f"{command}, kill {number + 1}", partial(watched.to_the_kill, share * options.files, wait))
         self._step(command, Watched(command, self._with_workers(arguments), finished).to_the_end)
 
 

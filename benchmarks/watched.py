@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ class Watched:
         return found
 
     def to_the_kill(self, units: float, seconds: float) -> dict[str, Any]:
-        """Runs the command until so many units are finished, and so many seconds more, then kills it.
+        """Runs the command until so many more units are finished, and so many seconds more, then kills it.
 
         Returns:
             Seconds, units finished by this run, samples of memory, and the exit status: -9, if it was killed.
@@ -64,16 +65,18 @@ class Watched:
         before, started = self._count(), time.monotonic()
         with tempfile.TemporaryFile("w+") as stdout, _ray_folder() as environment:
             process = subprocess.Popen(self._words, stdout=stdout, start_new_session=True, env=environment)
+            watcher = threading.Thread(target=self._watch, args=(process, started, before), daemon=True)
+            watcher.start()
             try:
                 while process.poll() is None:
-                    if units is not None and self._count() >= units:
+                    if units is not None and self._count() - before >= units:
                         time.sleep(seconds)
                         break
-                    self._sample(process.pid, time.monotonic() - started, before)
                     time.sleep(POLL_SECONDS)
             finally:
                 killed = kill_all(process.pid)
             process.wait()
+            watcher.join()
             stdout.seek(0)
             lines = stdout.read().splitlines()
         return {
@@ -91,12 +94,16 @@ class Watched:
             return 0
         return sum(not path.name.startswith((".", "_")) for path in self._finished.rglob("*.parquet"))
 
-    def _sample(self, process: int, seconds: float, before: int) -> None:
-        if self._samples and seconds - self._samples[-1]["seconds"] < SAMPLE_SECONDS:
-            return
-        self._samples.append({"seconds": seconds, "units": self._count() - before, **memory_of(process)})
-        if len(self._samples) > MOST_SAMPLES:
-            del self._samples[1::2]
+    def _watch(self, process: subprocess.Popen[bytes], started: float, before: int) -> None:
+        """Samples memory until the process is over; a thread, for a sample may take long."""
+        while process.returncode is None:
+            seconds = time.monotonic() - started
+            sample = {"seconds": seconds, "units": self._count() - before, **memory_of(process.pid)}
+            if process.returncode is None:
+                self._samples.append(sample)
+            if len(self._samples) > MOST_SAMPLES:
+                del self._samples[1::2]
+            time.sleep(SAMPLE_SECONDS)
 
 
 def kill_all(leader: int) -> int:
