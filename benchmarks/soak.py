@@ -75,7 +75,7 @@ FAULTS = (
     ),
     Fault(
         "test_is_a_store_survived_that_is_too_busy_for_a_third_of_the_requests",
-        "the store answers a third of the requests with 503, 60 times",
+        "the store answers a third of the requests with 503, 30 times",
         "in encode, then in decode, with units in the ledger",
         "every request is sent again after a growing, random pause",
     ),

@@ -42,7 +42,7 @@ class FaultProxy:
         self._draw = random.Random(0)
         self._share, self._codes, self._methods = 0.0, THROTTLING, frozenset[str]()
         self.passed: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
 
     def start(self) -> None:
         self._bound.listen(512)
@@ -56,7 +56,7 @@ class FaultProxy:
 
     @contextlib.contextmanager
     def failing(self, share: float, *codes: str, seed: int = 0, methods: str = "") -> Iterator[Counter[str]]:
-        """Fails a share of the requests for the length of a block; gives the count of those failed, by method.
+        """Fails a share of the requests for the length of a block; gives the count of those failed so far, by method.
 
         Args:
             share: Of the requests, drawn at random.
@@ -64,16 +64,14 @@ class FaultProxy:
             seed: Of the draw.
             methods: The only methods that fail, with spaces between; all if empty.
         """
-        before = self.refused.copy()
-        seen: Counter[str] = Counter()
+        self._refused = Counter()
         self._draw = random.Random(seed)
         self._codes, self._methods = codes or THROTTLING, frozenset(methods.split())
         self._share = share
         try:
-            yield seen
+            yield self._refused
         finally:
             self._share = 0.0
-            seen.update(self.refused - before)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -92,7 +90,7 @@ class FaultProxy:
             method = head.split(b" ", 1)[0].decode()
             fails = not self._methods or method in self._methods
             if self._share and fails and self._draw.random() < self._share:
-                self.refused[method] += 1
+                self._refused[method] += 1
                 await self._refuse(method, head, client, answer)
             else:
                 self.passed[method] += 1
