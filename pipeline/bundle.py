@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.columns.kinds import pickled_column
 from pipeline.errors import ModelError, ParvaeError
 from pipeline.promise import Errors
 from pipeline.rows import RowTransform
@@ -205,6 +206,10 @@ def schema_from_text(text: str) -> pa.Schema:
             data = bytearray()
             while (piece := stream.read(_PIECE)) and len(data) <= _MOST_SCHEMA_BYTES:
                 data += piece
-        return pa.ipc.read_schema(pa.py_buffer(data))
+        schema = pa.ipc.read_schema(pa.py_buffer(data))
     except (ValueError, TypeError, pa.ArrowException, OSError) as error:
         raise ParvaeError(f"a stored schema cannot be read: {error}") from error
+    pickled = pickled_column(schema)
+    if pickled is not None:
+        raise ParvaeError(f"a stored schema has pickled Python objects in column {pickled!r}, which are never read")
+    return schema

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.codec.sections import Key, from_varint, pack_cell, to_varint, unpack_cell
+from pipeline.columns.kinds import pickled_column
 from pipeline.rows import Exceptions
 
 Dictionaries = dict[str, pa.Array]
@@ -146,6 +147,8 @@ def _to_ipc(arrays: dict[str, pa.Array]) -> bytes:
 
 def _from_ipc(body: bytes | pa.Buffer) -> dict[str, pa.Array]:
     with pa.ipc.open_stream(body) as reader:
+        if pickled_column(reader.schema) is not None:
+            raise ValueError("it holds pickled Python objects, which are never read")
         batch = reader.read_next_batch()
     batch.validate(full=True)
     return {name: array.flatten() for name, array in zip(batch.schema.names, batch.columns, strict=True)}

@@ -19,6 +19,30 @@ _KINDS: dict[Family, tuple[str, ...]] = {
     "other": ("passthrough",),
 }
 
+_PICKLED = "ray.data.arrow_pickled_object"
+
+
+def pickled_column(schema: pa.Schema) -> str | None:
+    """The first column that holds pickled Python objects, at any depth; None if none does.
+
+    Ray registers an Arrow type whose values are unpickled, which runs whatever code they hold, as soon as somebody
+    looks at them. Nothing that is read from a file may have it.
+    """
+    return next((field.name for field in schema if _is_pickled(field)), None)
+
+
+def _is_pickled(field: pa.Field) -> bool:
+    """Whether a field has the type, or would have it in a process that has loaded Ray."""
+    return (field.metadata or {}).get(b"ARROW:extension:name") == _PICKLED.encode() or _holds_pickled(field.type)
+
+
+def _holds_pickled(data_type: pa.DataType) -> bool:
+    if isinstance(data_type, pa.BaseExtensionType):
+        return data_type.extension_name == _PICKLED or _holds_pickled(data_type.storage_type)
+    if pa.types.is_dictionary(data_type):
+        return _holds_pickled(data_type.value_type)
+    return any(_is_pickled(data_type.field(index)) for index in range(data_type.num_fields))
+
 
 def family(data_type: pa.DataType) -> Family:
     """Says what a type is to the columns; `"other"` is whatever can only be passed through.
