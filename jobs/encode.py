@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from jobs.arguments import add_effort, add_error, add_overwrite, add_workers
@@ -26,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_error(parser, "that of the model; columns with a bound of their own keep theirs")
     add_effort(parser, "that of the model")
     parser.add_argument("--dry-run", action="store_true", help="print what every choice would cost; write nothing")
+    parser.add_argument(
+        "--on-error",
+        choices=("fail", "quarantine"),
+        default="fail",
+        help="quarantine: files that cannot be read are left out and listed in the manifest, the others are encoded, "
+        "and the exit status is 3 (default: fail)",
+    )
     add_workers(parser, "one a CPU, or one a GPU with --gpu")
     add_overwrite(parser, "an archive")
 
@@ -42,7 +50,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         locate(options.model, "--model"),
         locate(options.out, "--out"),
     )
-    wanted = EncodeOptions(options.keep, options.error, options.effort)
+    wanted = EncodeOptions(options.keep, options.error, options.effort, on_error=options.on_error)
     if options.dry_run:
         return _dry_run(data, model, out, wanted)
     result = encode(data, model, out, wanted, options.workers, options.gpu, options.overwrite)
@@ -54,10 +62,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "own_errors": dict(plan.columns),
         "guaranteed": plan.guaranteed,
         **{key: manifest[key] for key in ("rows", "files", "parts", "bytes_in")},
+        "added": {"rows": result.rows, "files": result.files, "parts": result.parts},
         "bytes": Archive.open(out).sizes(),
         "parts_resumed": result.resumed,
+        "files_gone": list(result.gone),
+        "drift": [dataclasses.asdict(drift) for drift in result.drift],
+        "quarantined": [{"path": path, "reason": reason} for path, reason in sorted(result.quarantined.items())],
         "seconds": result.seconds,
-        "rows_per_second": manifest["rows"] / max(result.seconds, 1e-9),
+        "rows_per_second": result.rows / max(result.seconds, 1e-9),
     }
 
 

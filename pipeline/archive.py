@@ -3,6 +3,7 @@
 ```
 ARCHIVE/_manifest.json     version, schema, fingerprints, totals; written last
 ARCHIVE/_parts.parquet     one row a part: source file and row groups, bytes, checksums
+                           (`_parts-next.parquet` for a moment, while parts are being added)
 ARCHIVE/_plan.json         what encode decided before it started; written first
 ARCHIVE/_model/            what decodes it: codec and, with latents, the model; written first
 ARCHIVE/parts/*.parquet    copied and plain columns, latents, corrections; rows in source order
@@ -19,19 +20,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.decoder import Decoder, one_thread
-from pipeline.errors import ArchiveError, ConfigError, ParvaeError, StoreError
+from pipeline.errors import ArchiveError, ConfigError, JobError, ParvaeError
 from pipeline.model import MODEL_FOLDER, ArchiveModel
+from pipeline.part_table import PartTable, records_from_bytes, records_to_bytes
 from pipeline.parts import VERSION, PartFormat, PartReader
-from pipeline.plan import PLAN_FILE, ROLES, PartRecord, Plan, minified, read_plan, records_from_bytes, records_to_bytes
-from pipeline.storage import Location
+from pipeline.plan import PLAN_FILE, ROLES, PartRecord, Plan, minified, read_plan
+from pipeline.storage import FileStat, Location
 
 FORMAT = "parvae-archive"
 MANIFEST_FILE = "_manifest.json"
 PARTS_FILE = "_parts.parquet"
+NEXT_PARTS_FILE = "_parts-next.parquet"
 PARTS_FOLDER = "parts"
 _CHECK = "crc32"
 
@@ -45,14 +49,15 @@ class Archive:
         manifest: `_manifest.json`.
         plan: The plan it was encoded under.
         schema: The schema of the dataset, metadata of its first file included.
-        parts: One record a part, in source order.
+        parts: One record a part, in the order of the archive's rows: by source file, files that were added later
+            after the others.
     """
 
     location: Location
     manifest: Mapping[str, Any]
     plan: Plan
     schema: pa.Schema
-    parts: tuple[PartRecord, ...]
+    parts: PartTable
 
     @classmethod
     def open(cls, location: Location) -> Archive:
@@ -61,22 +66,15 @@ class Archive:
         Raises:
             ArchiveError: If there is none, its encode did not finish, or its description is damaged.
         """
-        manifest = _read_manifest(location)
+        manifest, parts = _read_description(location)
         try:
-            data = location.join(PARTS_FILE).read_bytes()
-            if hashlib.sha256(data).hexdigest() != manifest["parts_sha256"]:
-                raise ArchiveError(f"{location}/{PARTS_FILE} does not match the manifest; restore it")
-            parts = records_from_bytes(data)
-            _check_records(location, parts)
             schema = schema_from_text(manifest["schema"])
-        except (ArchiveError, StoreError):
-            raise
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, ParvaeError) as error:
+        except (ValueError, KeyError, TypeError, pa.ArrowException, ParvaeError) as error:
             raise ArchiveError(f"{location} is damaged: {error!r}; restore it or encode again") from error
         plan = read_plan(location)
         if plan.fingerprint != manifest["plan"]:
             raise ArchiveError(f"{location}/{PLAN_FILE} does not match the manifest; restore it")
-        if sum(part.rows for part in parts) != manifest["rows"]:
+        if parts.rows != manifest["rows"]:
             raise ArchiveError(f"{location}: the parts have not the rows of the manifest; encode again")
         return cls(location, manifest, plan, schema, parts)
 
@@ -123,11 +121,15 @@ class Archive:
         self.check_columns(columns, "columns")
         names = self.schema.names if columns is None else [name for name in self.schema.names if name in columns]
         schema = pa.schema([self.schema.field(name) for name in names], self.schema.metadata)
-        decoder, begun = Decoder(self.model, columns), 0
-        batches: list[pa.RecordBatch] = []
+        decoder, batches = Decoder(self.model, columns), list[pa.RecordBatch]()
+        first = int(np.searchsorted(self.parts.row_ends, wanted.start, "right"))
+        begun = int(self.parts.row_ends[first - 1]) if first else 0
         with one_thread():
-            for record in self.parts:
+            for number in range(first, len(self.parts)):
+                record = self.parts[number]
                 low, high = max(wanted.start, begun), min(wanted.stop, begun + record.rows)
+                if begun >= wanted.stop:
+                    break
                 if low < high:
                     batches += self._read_part(record, range(low - begun, high - begun), decoder)
                 begun += record.rows
@@ -161,8 +163,20 @@ class Archive:
     def sizes(self) -> dict[str, int]:
         """Bytes of the archive by what they are for, and their total."""
         by_part = {name: size for name, size in self.manifest["bytes"].items() if name != "total"}
-        total = sum(stat.size for stat in self.location.files())
+        total = by_part.get("parquet_footers", 0) + sum(by_part[role] for role in ROLES)
+        for stat in (*self.location.join(MODEL_FOLDER).files(), *self._description()):
+            total += stat.size
         return {**by_part, "description": total - sum(by_part.values()), "total": total}
+
+    def _description(self) -> list[FileStat]:
+        """The files that say what the archive is."""
+        places = [self.location.join(name) for name in (MANIFEST_FILE, PARTS_FILE, PLAN_FILE)]
+        return [place.stat() for place in places if place.exists()]
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Source files that were left out, and why: path → reason."""
+        return {entry["path"]: entry["reason"] for entry in self.manifest.get("quarantined", [])}
 
     def check_parts(self) -> None:
         """Checks that every part is there with its size, before anything relies on it.
@@ -182,60 +196,96 @@ class Archive:
 
     def by_file(self) -> dict[str, list[PartRecord]]:
         """The parts of each source file, in order."""
-        files: dict[str, list[PartRecord]] = {}
-        for part in self.parts:
-            files.setdefault(part.path, []).append(part)
-        return files
+        return {path: self.parts[numbers.start : numbers.stop] for path, numbers in self.parts.file_ranges()}
 
 
 def write_manifest(
-    location: Location, plan: Plan, records: Sequence[PartRecord], schema: pa.Schema, source_bytes: int
+    location: Location,
+    plan: Plan,
+    records: Sequence[PartRecord],
+    schema: pa.Schema,
+    source_bytes: int,
+    before: Archive | None = None,
+    quarantined: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Publishes the table of parts, then the manifest: from here on the archive exists.
+    """Publishes the table of parts and the manifest: from here on the archive exists, or holds more parts.
+
+    Args:
+        location: The archive's folder.
+        plan: Its plan.
+        records: Its parts; with `before`, those that are new.
+        schema: The dataset's schema.
+        source_bytes: Bytes of the source files of `records`.
+        before: The archive that parts are added to.
+        quarantined: Source files that were left out, and why: path → reason.
 
     Returns:
         The manifest.
+
+    Raises:
+        JobError: If another run has published an archive here in the meantime.
     """
-    table = records_to_bytes(records)
-    location.join(PARTS_FILE).write_bytes(table)
-    model_bytes = sum(stat.size for stat in location.join(MODEL_FOLDER).files())
-    part_bytes = sum(record.size for record in records)
-    sizes = {role: sum(record.sizes[role] for record in records) for role in ROLES}
+    table = records_to_bytes(records, None if before is None else before.parts)
+    parts = records_from_bytes(table)
     manifest = {
         "format": FORMAT,
         "version": list(VERSION),
         "plan": plan.fingerprint,
         "schema": schema_to_text(schema),
-        "rows": sum(record.rows for record in records),
-        "files": len({record.path for record in records}),
-        "parts": len(records),
+        "rows": parts.rows,
+        "files": parts.files,
+        "parts": len(parts),
         "parts_sha256": hashlib.sha256(table).hexdigest(),
-        "bytes_in": source_bytes,
-        "bytes": {
-            **sizes,
-            "parquet_footers": part_bytes - sum(sizes.values()),
-            "model": model_bytes,
-            "parts_table": len(table),
-            "total": part_bytes + model_bytes + len(table),
-        },
+        "bytes_in": source_bytes + (0 if before is None else before.manifest["bytes_in"]),
+        "bytes": _bytes_by_role(location, records, len(table), before),
     }
+    if quarantined:
+        manifest["quarantined"] = [{"path": path, "reason": reason} for path, reason in sorted(quarantined.items())]
     manifest[_CHECK] = zlib.crc32(minified(manifest))
+    if before is None:
+        location.join(PARTS_FILE).write_bytes(table)
+        if not location.join(MANIFEST_FILE).create_bytes(minified(manifest)):
+            raise JobError(f"another run has published an archive in {location}; this one ends, nothing is lost")
+        return manifest
+    location.join(NEXT_PARTS_FILE).write_bytes(table)
     location.join(MANIFEST_FILE).write_bytes(minified(manifest))
+    location.join(PARTS_FILE).write_bytes(table)
+    location.join(NEXT_PARTS_FILE).remove()
     return manifest
 
 
-def _check_records(location: Location, parts: Sequence[PartRecord]) -> None:
-    """Refuses source paths that lead out of a folder or come again after another one."""
-    table, seen, last = f"{location}/{PARTS_FILE}", set[str](), None
-    for part in parts:
-        try:
-            location.join(part.path)
-        except ConfigError as error:
-            raise ArchiveError(f"{table} names the file {part.path!r}, which is no relative path") from error
-        if part.path != last and part.path in seen:
-            raise ArchiveError(f"{table}: the parts of {part.path!r} do not follow each other; restore it")
-        seen.add(part.path)
-        last = part.path
+def _bytes_by_role(
+    location: Location, records: Sequence[PartRecord], table_bytes: int, before: Archive | None
+) -> dict[str, int]:
+    """Bytes of an archive by what they are for, and their total."""
+    sizes = {role: sum(record.sizes[role] for record in records) for role in ROLES}
+    sizes["parquet_footers"] = sum(record.size for record in records) - sum(sizes.values())
+    if before is not None:
+        sizes = {role: size + int(before.manifest["bytes"][role]) for role, size in sizes.items()}
+    sizes["model"] = sum(stat.size for stat in location.join(MODEL_FOLDER).files())
+    sizes["parts_table"] = table_bytes
+    return {**sizes, "total": sum(sizes.values())}
+
+
+def _read_description(location: Location) -> tuple[dict[str, Any], PartTable]:
+    """The manifest and the table of parts that it names.
+
+    Parts may be added while they are read, so a table that does not match is looked for again: as the next one,
+    and under the manifest that is there by then.
+    """
+    for last in (False, True):
+        manifest = _read_manifest(location)
+        for name in (PARTS_FILE, NEXT_PARTS_FILE):
+            try:
+                data = location.join(name).read_bytes()
+                if hashlib.sha256(data).hexdigest() == manifest["parts_sha256"]:
+                    return manifest, records_from_bytes(data)
+            except FileNotFoundError as error:
+                if last and name == PARTS_FILE:
+                    raise ArchiveError(f"{location}/{name} is missing; restore it or encode again") from error
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                raise ArchiveError(f"{location}/{name} is damaged: {error!r}; restore it or encode again") from error
+    raise ArchiveError(f"{location}/{PARTS_FILE} does not match the manifest; restore it")
 
 
 def _read_manifest(location: Location) -> dict[str, Any]:

@@ -6,50 +6,25 @@ folder is listed here, every footer is read and compared, and the work is a list
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DatasetError
-from pipeline.storage import FileStat, Location
+from pipeline.footers import UNREADABLE, SourceFile, check_same_schema, try_footer
+from pipeline.storage import Location
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 UNIT_BYTES = 128 << 20
 BLOCK_BYTES = 16 << 20
 BLOCK_ROWS = 65_536
 _FOOTER_THREADS = 16
-_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError)
-"""What opening or reading a damaged Parquet file raises."""
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One Parquet file of a dataset.
-
-    Attributes:
-        path: Path relative to the dataset's folder (Hive partition folders included).
-        size: Bytes.
-        version: ETag or modification time.
-        row_groups: Rows of each row group.
-        bytes: Uncompressed bytes of all row groups, as the footer says.
-    """
-
-    path: str
-    size: int
-    version: str
-    row_groups: tuple[int, ...]
-    bytes: int
-
-    @property
-    def rows(self) -> int:
-        """Rows in the file."""
-        return sum(self.row_groups)
 
 
 @dataclass(frozen=True)
@@ -62,6 +37,7 @@ class WorkUnit:
         first_group: First row group.
         row_groups: Rows of each row group in the run (empty for a file without rows).
         first_row: Row number in the file of the run's first row.
+        source: The file's `SourceFile.source`; "" where it is not known.
     """
 
     index: int
@@ -69,6 +45,7 @@ class WorkUnit:
     first_group: int
     row_groups: tuple[int, ...]
     first_row: int
+    source: str = ""
 
     @property
     def rows(self) -> int:
@@ -94,12 +71,14 @@ class Dataset:
         root: The folder that the files' paths are relative to.
         schema: The schema that all files share; metadata is the first file's.
         files: The files, sorted by path.
+        unreadable: Files that were left out, and why: path → reason.
     """
 
     location: Location
     root: Location
     schema: pa.Schema
     files: tuple[SourceFile, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -122,12 +101,26 @@ class Dataset:
         """Rows that are held in memory together: at most `BLOCK_BYTES` of decoded data."""
         return max(256, min(BLOCK_ROWS, BLOCK_BYTES // self.row_bytes))
 
-    def units(self, unit_bytes: int = UNIT_BYTES) -> list[WorkUnit]:
-        """Cuts the dataset into work units: runs of row groups of about `unit_bytes` uncompressed."""
+    def units(self, unit_bytes: int = UNIT_BYTES, first: int = 0) -> list[WorkUnit]:
+        """Cuts the dataset into work units.
+
+        Args:
+            unit_bytes: Uncompressed bytes that a unit aims at; it is a run of row groups of one file.
+            first: Index of the first unit.
+        """
         units: list[WorkUnit] = []
         for file in self.files:
-            units.extend(_cut(file, len(units), unit_bytes))
+            units.extend(_cut(file, first + len(units), unit_bytes))
         return units
+
+    def without(self, unreadable: Mapping[str, str]) -> Dataset:
+        """The dataset without some files.
+
+        Args:
+            unreadable: Their paths, and why.
+        """
+        files = tuple(file for file in self.files if file.path not in unreadable)
+        return replace(self, files=files, unreadable={**self.unreadable, **unreadable})
 
     def fingerprint(self) -> str:
         """A hash of the names, sizes, versions and row groups of all files, and of the schema."""
@@ -137,12 +130,14 @@ class Dataset:
         return digest.hexdigest()
 
 
-def open_dataset(location: Location, what: str = "DATA") -> Dataset:
+def open_dataset(location: Location, what: str = "DATA", leave_out: pa.Schema | None = None) -> Dataset:
     """Lists a dataset and checks the footer of every file.
 
     Args:
         location: A folder of Parquet files (Hive partitions allowed) or one Parquet file.
         what: Name of the argument, for messages.
+        leave_out: The schema that files should have: those that are no readable Parquet or have another one are
+            left out and listed as `unreadable`. None: such a file is an error.
 
     Raises:
         DatasetError: If nothing is there, a file is no readable Parquet, schemas differ, or two columns share
@@ -160,13 +155,17 @@ def open_dataset(location: Location, what: str = "DATA") -> Dataset:
             f"{what} {location} holds no Parquet file (looked for *{', *'.join(SUFFIXES)}; names that begin "
             "with '_' or '.' are skipped)"
         )
+    check = functools.partial(try_footer, root, expected=leave_out)
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        footers = list(pool.map(lambda stat: _read_footer(root, stat), stats))
-    schema = footers[0][1]
-    for file, other in footers:
-        _check_columns(root.join(file.path), other)
-        _check_same_schema(root, footers[0][0].path, schema, file.path, other)
-    return Dataset(location, root, schema, tuple(file for file, _ in footers))
+        footers = list(pool.map(check, stats))
+    good = [found for found in footers if not isinstance(found, DatasetError)]
+    bad = {stat.path: found for stat, found in zip(stats, footers, strict=True) if isinstance(found, DatasetError)}
+    if bad and (leave_out is None or not good):
+        raise next(iter(bad.values()))
+    schema = good[0][1]
+    for file, other in good:
+        check_same_schema(root, good[0][0].path, schema, file.path, other)
+    return Dataset(location, root, schema, tuple(file for file, _ in good), {path: str(e) for path, e in bad.items()})
 
 
 def read_unit(
@@ -199,7 +198,7 @@ def read_unit(
             ):
                 seen += batch.num_rows
                 yield batch
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DatasetError(
             f"cannot read {location} (row groups {groups.start} to {groups.stop - 1}): {error}; "
             "restore the file or take it out of the dataset"
@@ -217,7 +216,7 @@ def read_file_schema(location: Location) -> pa.Schema:
     try:
         with location.open() as stream, pq.ParquetFile(stream) as file:
             return file.schema_arrow
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DatasetError(f"cannot read {location}: {error}; restore the file") from error
 
 
@@ -241,65 +240,17 @@ def _is_data(path: str) -> bool:
     return not hidden and path.lower().endswith(SUFFIXES)
 
 
-def _read_footer(root: Location, stat: FileStat) -> tuple[SourceFile, pa.Schema]:
-    # the metadata of single column chunks is left alone: pyarrow aborts the process where it is damaged
-    location = root.join(stat.path)
-    try:
-        with location.open() as stream, pq.ParquetFile(stream) as file:
-            footer, schema = file.metadata, file.schema_arrow
-            groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
-    except _UNREADABLE as error:
-        raise DatasetError(
-            f"{location} is not a readable Parquet file ({stat.size} bytes): {error}; "
-            "restore it or take it out of the dataset"
-        ) from error
-    rows = tuple(group.num_rows for group in groups)
-    return SourceFile(stat.path, stat.size, stat.version, rows, sum(g.total_byte_size for g in groups)), schema
-
-
-def _check_same_schema(dataset: Location, first: str, expected: pa.Schema, path: str, schema: pa.Schema) -> None:
-    if schema.equals(expected, check_metadata=False):
-        return
-    if schema.names != expected.names:
-        missing = [name for name in expected.names if name not in schema.names]
-        extra = [name for name in schema.names if name not in expected.names]
-        detail = f"columns missing: {missing}, columns extra: {extra}" if missing or extra else "order differs"
-    else:
-        detail = "; ".join(
-            f"column {field.name!r} is {_type_of(schema.field(field.name))} there and {_type_of(field)} here"
-            for field in expected
-            if not schema.field(field.name).equals(field)
-        )
-    raise DatasetError(
-        f"the files of {dataset} have different schemas: {path} against {first}: {detail}; "
-        "a dataset has one schema, rewrite or move the file"
-    )
-
-
-def _type_of(field: pa.Field) -> str:
-    return f"{field.type}" if field.nullable else f"{field.type} not null"
-
-
-def _check_columns(location: Location, schema: pa.Schema) -> None:
-    if not schema.names:
-        raise DatasetError(f"{location} has no columns")
-    counts = Counter(schema.names)
-    if len(counts) < len(schema.names):
-        doubled = next(name for name in schema.names if counts[name] > 1)
-        raise DatasetError(f"{location} has several columns named {doubled!r}; rename them first")
-
-
 def _cut(file: SourceFile, first_index: int, unit_bytes: int) -> Iterator[WorkUnit]:
     groups, row_bytes = file.row_groups, file.bytes / max(1, file.rows)
     start = begun = index = 0
     size = 0.0
     for position, rows in enumerate(groups):
         if position > start and size + rows * row_bytes > unit_bytes:
-            yield WorkUnit(first_index + index, file.path, start, groups[start:position], begun)
+            yield WorkUnit(first_index + index, file.path, start, groups[start:position], begun, file.source)
             begun += sum(groups[start:position])
             start, size, index = position, 0.0, index + 1
         size += rows * row_bytes
-    yield WorkUnit(first_index + index, file.path, start, groups[start:], begun)
+    yield WorkUnit(first_index + index, file.path, start, groups[start:], begun, file.source)
 
 
 def _width(kind: pa.DataType) -> int:

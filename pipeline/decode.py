@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,16 @@ from pipeline.archive import Archive
 from pipeline.cluster import Cluster, connected, run_units
 from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError, InputError, JobError, OutputError
+from pipeline.ledger import Ledger
 from pipeline.locate import check_output
+from pipeline.lock import OutputLock, is_lock, is_vacant, locked
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
-from pipeline.plan import PartRecord
+from pipeline.plan import PartRecord, fingerprint
 from pipeline.progress import Progress
 from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
-MARKER = "_decoding.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class DecodeResult:
         bytes: Bytes written.
         guaranteed: Whether every value is within its error bound; if not, the archive keeps latents alone.
         seconds: Wall time.
+        resumed: Files that an earlier, killed run had finished.
     """
 
     rows: int
@@ -43,6 +46,7 @@ class DecodeResult:
     bytes: int
     guaranteed: bool
     seconds: float
+    resumed: int
 
 
 def decode(
@@ -73,22 +77,23 @@ def decode(
     opened.check_parts()
     opened.check_columns(columns, "--columns")
     model = opened.load_model()
-    request: dict[str, Any] = {"plan": opened.plan.fingerprint, "columns": None if columns is None else list(columns)}
-    continues = _check_output_folder(out, request, overwrite)
+    run = run_fingerprint(opened, columns)
+    check_folder(out, run, overwrite)
     if not opened.plan.guaranteed:
         LOG.warning("%s keeps latents alone: modelled columns come back approximately, without a bound", archive)
-    with connected() as cluster:
+    with connected() as cluster, locked(out, "--out") as lock:
         count = cluster.workers_for(workers, gpu)
-        if not continues:
-            out.remove()
-        out.join(MARKER).write_json(request)
+        ledger = _begin(out, run, overwrite, lock)
         try:
-            rows = _decode_files(opened, model, out, request["columns"], cluster, count, gpu)
+            rows, resumed = _decode_files(opened, model, out, columns, cluster, (count, gpu), ledger, lock)
         except InputError:
-            out.remove()  # a damaged archive: no partial output
+            _clear(out)  # a damaged archive: no partial output
             raise
-    written = _finish(out, opened, rows)
-    return DecodeResult(rows, len(opened.by_file()), written, opened.plan.guaranteed, time.monotonic() - started)
+        finally:
+            ledger.flush()
+        lock.check()
+        written = _finish(out, opened, rows, ledger)
+    return DecodeResult(rows, opened.parts.files, written, opened.plan.guaranteed, time.monotonic() - started, resumed)
 
 
 def _decode_files(
@@ -97,12 +102,14 @@ def _decode_files(
     out: Location,
     columns: Sequence[str] | None,
     cluster: Cluster,
-    workers: int,
-    gpu: bool,
-) -> int:
-    """Decodes the files that are not there yet; returns the rows that are."""
+    workers: tuple[int, bool],
+    ledger: Ledger,
+    lock: OutputLock,
+) -> tuple[int, int]:
+    """Decodes the files that are not there yet; returns the rows that are, and how many files an earlier run made."""
+    count, gpu = workers
     files = opened.by_file()
-    done = {stat.path for stat in out.files()} & set(files)
+    done = _finished(out, ledger, files)
     items = [{"path": path, "parts": [part.to_json() for part in parts]} for path, parts in files.items()]
     items = [item for item in items if item["path"] not in done]
     arguments = {
@@ -110,26 +117,38 @@ def _decode_files(
         "form": opened.form,
         "archive": opened.location,
         "out": out,
-        "columns": columns,
+        "columns": None if columns is None else list(columns),
         "device": "cuda" if gpu else "cpu",
-        "threads": cluster.threads_per_worker(min(workers, max(1, len(items)))),
+        "threads": cluster.threads_per_worker(min(count, max(1, len(items)))),
     }
-    progress = Progress("decode", len(items))
+    progress = Progress("decode", len(items), opened.manifest["bytes_in"] / max(1, opened.rows))
     rows = sum(part.rows for path in done for part in files[path])
-    for result in run_units(items, FileDecoder, arguments, cluster, workers, gpu):
+    for result in run_units(items, FileDecoder, arguments, cluster, count, gpu):
+        lock.check()
+        ledger.add(result)
         rows += result["rows"]
         progress.advance(result["rows"])
-    return rows
+    return rows, len(done)
 
 
-def _finish(out: Location, archive: Archive, rows: int) -> int:
+def _finished(out: Location, ledger: Ledger, files: Mapping[str, Sequence[PartRecord]]) -> set[str]:
+    """The files that an earlier run finished: in its ledger, and there with the size that it wrote."""
+    entries = ledger.entries()
+    if not entries:
+        return set()
+    found = {stat.path: stat.size for stat in out.files()}
+    paths = {str(entry.get("path")) for entry in entries if found.get(str(entry.get("path"))) == entry.get("bytes")}
+    return paths & set(files)
+
+
+def _finish(out: Location, archive: Archive, rows: int, ledger: Ledger) -> int:
     """Reconciles the rows and clears away what only a running decode needs; returns the bytes written."""
     if rows != archive.rows:
         raise JobError(f"{rows} rows were decoded, the archive has {archive.rows}; run the job again")
-    out.join(MARKER).remove()
-    out.remove_spools()
     written = {stat.path: stat.size for stat in out.files()}
-    return sum(written[path] for path in archive.by_file())
+    ledger.remove()
+    out.remove_spools()
+    return sum(written[path] for path, _ in archive.parts.file_ranges())
 
 
 class FileDecoder:
@@ -168,11 +187,11 @@ class FileDecoder:
         location = self._out.join(item["path"])
         groups = [rows for record in records for rows in record.row_groups]
         with location.publishing() as spool:
-            rows = self._write(spool, records, groups)
-        expected = sum(record.rows for record in records)
-        if rows != expected:
-            raise ArchiveError(f"{location}: its parts hold {rows} rows, the manifest says {expected}")
-        return {"rows": rows}
+            rows, expected = self._write(spool, records, groups), sum(record.rows for record in records)
+            if rows != expected:
+                raise ArchiveError(f"{location}: its parts hold {rows} rows, the manifest says {expected}")
+            size = os.path.getsize(spool)
+        return {"path": item["path"], "rows": rows, "bytes": size}
 
     def _write(self, path: str, records: list[PartRecord], groups: list[int]) -> int:
         writer: pq.ParquetWriter | None = None
@@ -223,22 +242,45 @@ class _Regroup:
             self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
 
 
-def _check_output_folder(out: Location, request: dict[str, Any], overwrite: bool) -> bool:
-    """Refuses a folder that holds anything but an unfinished decode; says whether it is one of the same."""
-    if out.is_empty():
-        return True
-    marker = out.join(MARKER)
-    if not marker.exists():
+def run_fingerprint(archive: Archive, columns: Sequence[str] | None) -> str:
+    """Identifies a decode: of which archive, and which columns."""
+    wanted = None if columns is None else list(columns)
+    return fingerprint([archive.manifest["parts_sha256"], archive.plan.fingerprint, wanted])
+
+
+def check_folder(out: Location, run: str, overwrite: bool) -> None:
+    """Refuses a folder that holds anything but an unfinished decode of the same archive.
+
+    Raises:
+        OutputError: Saying what is there and what to do.
+    """
+    if is_vacant(out):
+        return
+    found = Ledger(out).run()
+    if found is None:
         raise OutputError(f"--out {out} is not empty; choose an empty folder")
-    try:
-        same = bool(marker.read_json() == request)
-    except ValueError:
-        same = False
-    if not same and not overwrite:
+    if found != run and not overwrite:
         raise OutputError(
             f"--out {out} holds an unfinished decode of another archive or of other columns; choose another "
             "folder, or give --overwrite to drop it"
         )
-    if same:
+
+
+def _begin(out: Location, run: str, overwrite: bool, lock: OutputLock) -> Ledger:
+    """Clears what is to be overwritten; returns the ledger of this run, with what an earlier one finished."""
+    check_folder(out, run, overwrite)
+    ledger = Ledger(out, lock.generation)
+    if ledger.run() == run:
         LOG.info("continuing the unfinished decode in %s", out)
-    return same
+        return ledger
+    _clear(out)
+    ledger.begin(run)
+    return ledger
+
+
+def _clear(out: Location) -> None:
+    """Removes everything but the lock."""
+    for stat in out.files():
+        if not is_lock(stat.path):
+            out.join(stat.path).remove()
+    out.remove_empty_folders()

@@ -52,7 +52,7 @@ def evaluate(
     started = time.monotonic()
     opened = Archive.open(archive)
     model = opened.load_model()
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, leave_out=opened.schema if opened.quarantined else None)
     model.rows.check_schema(dataset.schema, f"DATA {data}")
     _check_same_files(dataset, opened)
     opened.check_parts()
@@ -136,14 +136,12 @@ class PartEvaluator:
         from vae_model.elbo import Objective
 
         vae = bundle.vae
-        rounded = bool((vae.latent_step_Z > 0).any())
-        noise: Any = "none" if vae.config.autoencoder else "uniform" if rounded else "gaussian"
         generator = torch.Generator(device=bundle.device).manual_seed(self._seed * 1_000_003 + unit)
         sums = np.zeros(2 + bundle.latent_dim)
         with torch.inference_mode():
             for start in range(0, len(bins_bd), NETWORK_ROWS):
                 chunk = torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(bundle.device)
-                terms = vae(chunk, Objective(noise=noise), generator)
+                terms = vae(chunk, Objective(noise=vae.deployed_noise), generator)
                 parts = torch.cat([terms.reconstruction[None], terms.kl[None], terms.kl_Z])
                 sums += len(chunk) * parts.double().cpu().numpy()
         return sums
@@ -229,11 +227,16 @@ def _sizes(dataset: Dataset, archive: Archive) -> dict[str, Any]:
 
 
 def _check_same_files(dataset: Dataset, archive: Archive) -> None:
-    stored = archive.by_file()
+    stored, left_out = archive.by_file(), archive.quarantined
     for file in dataset.files:
+        if file.path in left_out:
+            continue
         groups = tuple(rows for part in stored.get(file.path, []) for rows in part.row_groups)
         if file.path not in stored:
-            raise DatasetError(f"{dataset.location} has the file {file.path!r}, which is not in {archive.location}")
+            raise DatasetError(
+                f"{dataset.location} has the file {file.path!r}, which is not in {archive.location}; run the same "
+                "`parvae encode` again to add it"
+            )
         if groups != file.row_groups:
             raise DatasetError(
                 f"{dataset.root}/{file.path} has {file.rows} rows in {len(file.row_groups)} row groups, the archive "
@@ -241,7 +244,9 @@ def _check_same_files(dataset: Dataset, archive: Archive) -> None:
             )
     gone = sorted(set(stored) - {file.path for file in dataset.files})
     if gone:
-        raise DatasetError(f"{dataset.location} lacks the file {gone[0]!r} of {archive.location}")
+        raise DatasetError(
+            f"{dataset.location} lacks the file {gone[0]!r} of {archive.location}; there is nothing to compare it with"
+        )
 
 
 def _aligned(left: Any, right: Any, where: str) -> Any:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cells import BlockCell, Dictionaries, Place, pack_block, pack_dictionaries, unpack_block
 from pipeline.cells import unpack_dictionaries as _unpack_dictionaries
+from pipeline.columns.kinds import pickled_column
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError, StoreError
 from pipeline.guards import SparsePart, WholePart, mark, same_mark, seal
@@ -26,7 +27,7 @@ from pipeline.part_layout import PartShape, leaf_counts, writer_options
 from pipeline.plan import PartRecord, Plan
 from pipeline.storage import Location
 
-VERSION = (1, 0)
+VERSION = (1, 1)
 """Version of the archive format: of the manifest and of every part."""
 _MARK = b"parvae"
 _SCHEMA = b"parvae.schema"
@@ -179,7 +180,9 @@ def record_of(path: str, unit: WorkUnit, plan: Plan, passthrough: Collection[str
     for group in range(footer.num_row_groups):
         for index, role in enumerate(roles):
             sizes[role] += footer.row_group(group).column(index).total_compressed_size
-    return PartRecord(unit, size, sha256, guards, sizes)
+    coded = sum(sizes.values()) - sizes["passthrough"]
+    bits = 8 * coded / unit.rows if plan.guaranteed and unit.rows else None
+    return PartRecord(unit, size, sha256, guards, sizes, bits)
 
 
 class PartReader:
@@ -236,6 +239,8 @@ class PartReader:
         if self._footer.num_rows != unit.rows or sum(self.block_rows) != unit.rows:
             raise ValueError(f"it has {self._footer.num_rows} rows, the manifest says {unit.rows}")
         schema = self._footer.schema.to_arrow_schema()
+        if pickled_column(schema) is not None:
+            raise ValueError(f"column {pickled_column(schema)!r} holds pickled Python objects, which are never read")
         self._types = dict(zip(schema.names, schema.types, strict=True))
         self._leaves: dict[str, list[int]] = {}
         start = 0

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError
@@ -32,7 +27,7 @@ class Plan:
         error: The error bound as the user wrote it; `"none"`: nothing is promised.
         columns: Bounds of columns that have one of their own, as the user wrote them.
         effort: How hard was looked for what codes each column smallest.
-        request: Fingerprint of what was asked for: dataset, model, keep, error, effort and seed.
+        request: Fingerprint of what was asked for: model, keep, error, effort and seed.
         bundle: Fingerprint of the model.
         codec: Fingerprint of the codec; None where only latents are kept.
         unit_bytes: Uncompressed bytes that a work unit aims at.
@@ -118,6 +113,8 @@ class PartRecord:
         sha256: Checksum of the file, 64 hexadecimal digits.
         guards: Checksums of the footer and of every column chunk; see `guards`.
         sizes: Compressed bytes by role; known while the archive is encoded, not kept.
+        bits_per_row: What a row costs: bits of latents, corrections and plain columns, or, where latents alone are
+            kept, −ELBO of a sample; None if it is not known.
     """
 
     work_unit: WorkUnit
@@ -125,6 +122,7 @@ class PartRecord:
     sha256: str
     guards: bytes
     sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
+    bits_per_row: float | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -154,58 +152,11 @@ class PartRecord:
     def from_json(cls, data: Mapping[str, Any]) -> PartRecord:
         """Rebuilds a record from `to_json`'s result."""
         unit = WorkUnit.from_json(data["work_unit"])
-        return cls(unit, data["size"], data["sha256"], bytes.fromhex(data["guards"]), data["sizes"])
-
-
-PARTS_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("row_groups", pa.list_(pa.field("element", pa.int64(), nullable=False)), nullable=False),
-        pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("checksums", pa.binary(), nullable=False),
-    ]
-)
-_SHA256_BYTES = 32
+        guards = bytes.fromhex(data["guards"])
+        return cls(unit, data["size"], data["sha256"], guards, data["sizes"], data["bits_per_row"])
 
 
 def part_name(unit: WorkUnit) -> str:
     """The deterministic name of a unit's part."""
     digest = hashlib.sha256(json.dumps([unit.path, unit.first_group, unit.row_groups]).encode()).hexdigest()
     return f"{unit.index:06d}-{digest[:12]}.parquet"
-
-
-def records_to_bytes(records: Sequence[PartRecord]) -> bytes:
-    """Part records, in source order, as the bytes of `_parts.parquet`."""
-    rows = [
-        {
-            "path": record.path,
-            "row_groups": list(record.row_groups),
-            "bytes": record.size,
-            "checksums": bytes.fromhex(record.sha256) + record.guards,
-        }
-        for record in records
-    ]
-    sink = io.BytesIO()
-    table = pa.Table.from_pylist(rows, PARTS_SCHEMA)
-    pq.write_table(table, sink, compression="zstd", store_schema=False, use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
-
-
-def records_from_bytes(data: bytes) -> tuple[PartRecord, ...]:
-    """The inverse of `records_to_bytes`: what a file's parts follow each other by is told by their order.
-
-    Raises:
-        ValueError: If it is no such table (or `pa.ArrowException`, `KeyError`, `TypeError`).
-    """
-    records: list[PartRecord] = []
-    for index, row in enumerate(pq.read_table(io.BytesIO(data), use_threads=False).to_pylist()):
-        last = records[-1].work_unit if records else None
-        unit = WorkUnit(index, row["path"], 0, tuple(row["row_groups"]), 0)
-        if last is not None and last.path == unit.path:
-            group, begun = last.first_group + len(last.row_groups), last.first_row + last.rows
-            unit = dataclasses.replace(unit, first_group=group, first_row=begun)
-        if any(rows < 0 for rows in unit.row_groups) or len(row["checksums"]) < _SHA256_BYTES:
-            raise ValueError(f"part {index} has {unit.row_groups} rows")
-        digest, guards = row["checksums"][:_SHA256_BYTES], row["checksums"][_SHA256_BYTES:]
-        records.append(PartRecord(unit, row["bytes"], digest.hex(), guards))
-    return tuple(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from pipeline.blocks import coded_block_rows
@@ -17,6 +18,11 @@ from pipeline.plan import Plan, fingerprint, free_name
 from pipeline.promise import BALANCED, EFFORTS, Promise, decide
 from pipeline.storage import Location
 
+LOG = logging.getLogger(__name__)
+
+FAIL, QUARANTINE = "fail", "quarantine"
+ON_ERROR = (FAIL, QUARANTINE)
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -27,16 +33,20 @@ class EncodeOptions:
         error: The bound of the columns without one of their own; None: that of the model.
         effort: "fast", "balanced" or "small"; None: that of the model, balanced for other bounds than the model's.
         seed: Seed of the sample on which coders are chosen, and of their training.
+        on_error: "fail", or "quarantine": files that cannot be read are left out, and listed.
     """
 
     keep: str | None = None
     error: Bound | None = None
     effort: str | None = None
     seed: int = 0
+    on_error: str = FAIL
 
     def __post_init__(self) -> None:
         if self.effort is not None and self.effort not in EFFORTS:
             raise ConfigError(f"effort {self.effort!r}: expected {', '.join(EFFORTS)}")
+        if self.on_error not in ON_ERROR:
+            raise ConfigError(f"on_error {self.on_error!r}: expected {', '.join(ON_ERROR)}")
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,9 @@ class Request:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the request: the same one continues an unfinished archive."""
+        """Identifies what was asked for, whatever the dataset: the same request adds to its archive."""
         promise = [self.promise.keep, self.promise.errors.to_json(), self.options.effort, self.options.seed]
-        return fingerprint([self.dataset.fingerprint(), self.bundle.fingerprint, *promise])
+        return fingerprint([self.bundle.fingerprint, *promise])
 
     def codec(self, cluster: Cluster) -> StoredCodec:
         """The codec: the model's own if it is for these bounds, otherwise one that is fitted now."""
@@ -103,7 +113,9 @@ def check_request(data: Location, model: Location, out: Location, options: Encod
     """
     check_output(out, "--out", {"DATA": data, "--model": model})
     bundle = Bundle.load(model)
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, leave_out=bundle.rows.schema if options.on_error == QUARANTINE else None)
+    for path, reason in dataset.unreadable.items():
+        LOG.warning("%s is left out: %s", path, reason)
     bundle.rows.check_schema(dataset.schema, f"DATA {data}")
     promise = decide(bundle.rows, bundle.errors, options.keep, options.error)
     return Request(dataset, bundle, model, promise, options)

@@ -263,6 +263,14 @@ class Location:
                 if posixpath.basename(stat.path).startswith(SPOOL_PREFIX):
                     self.join(stat.path).remove()
 
+    def remove_empty_folders(self) -> None:
+        """Removes folders below this one that hold no file (local disks only)."""
+        if self.is_local:
+            for folder, _, _ in os.walk(self.path, topdown=False):
+                if folder != self.path:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)
+
     def remove(self) -> None:
         """Removes a file or a whole folder; nothing happens if there is none."""
         if self.is_local:

@@ -31,7 +31,8 @@ from pipeline.errors import DatasetError, OutputError, TrainingError
 from pipeline.fit import Fitted, column_options, fit_columns
 from pipeline.fit_codec import fit_codecs
 from pipeline.locate import check_output
-from pipeline.progress import Board
+from pipeline.lock import is_vacant, locked
+from pipeline.progress import Board, EpochProgress
 from pipeline.promise import BOTH, CORRECTIONS, Errors
 from pipeline.rows import PackedRows
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
@@ -100,7 +101,8 @@ def train(
     options = column_options(dataset.schema, config.passthrough, config.columns, config.defaults)
     run = _run_fingerprint(dataset, config)
     _check_model_folder(model, run, overwrite)
-    with connected() as cluster:
+    with connected() as cluster, locked(model, "--model") as lock:
+        _check_model_folder(model, run, overwrite)
         count = cluster.workers_for(workers if gpu or workers else 1, gpu)
         fitted = fit_columns(dataset, options, config.seed, cluster, cluster.workers_for(None, False))
         for name, text in fitted.explanations.items():
@@ -114,12 +116,13 @@ def train(
         codecs = {}
         if errors.guaranteed:
             codecs = fit_codecs(dataset, bundle, errors, (BOTH, CORRECTIONS), config.effort, config.seed, cluster)
-    save_codecs(model, codecs)
-    bundle.save(model)
-    seconds = time.monotonic() - started
-    if tensorboard is not None:
-        _write_events(tensorboard, history)
-    model.join(CHECKPOINTS_FOLDER).remove()
+        lock.check()
+        save_codecs(model, codecs)
+        bundle.save(model)
+        seconds = time.monotonic() - started
+        if tensorboard is not None:
+            _write_events(tensorboard, history)
+        model.join(CHECKPOINTS_FOLDER).remove()
     return TrainResult(bundle, codecs, dataset.rows, seconds, fitted.explanations)
 
 
@@ -208,7 +211,8 @@ class _Job:
 
 def _fit_network(job: _Job) -> tuple[bytes, list[dict[str, Any]]]:
     """Runs the training job; returns the weights and the history."""
-    with Board(_log_epoch) as board:
+    epochs = EpochProgress(_log_epoch)
+    with Board(epochs) as board:
         trainer = job.trainer(job.settings(board.handle))
         try:
             result = trainer.fit()
@@ -216,6 +220,7 @@ def _fit_network(job: _Job) -> tuple[bytes, list[dict[str, Any]]]:
             raise TrainingError(f"training failed: {error}") from error
     if board.failure:
         raise TrainingError(board.failure)
+    epochs.end()
     with result.checkpoint.as_directory() as folder:
         with open(os.path.join(folder, WEIGHTS), "rb") as stream:
             weights = stream.read()
@@ -253,7 +258,7 @@ def _run_fingerprint(dataset: Dataset, config: TrainConfig) -> str:
 
 def _check_model_folder(model: Location, run: str, overwrite: bool) -> None:
     """Refuses a folder that holds a model, another run, or anything that is not parvae's."""
-    if model.is_empty():
+    if is_vacant(model):
         return
     record = model.join(CHECKPOINTS_FOLDER, RUN_FILE)
     if not model.join(BUNDLE_FILE).exists() and not record.exists():

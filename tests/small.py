@@ -103,7 +103,7 @@ def encode_here(
     """Encodes a dataset in this process."""
     work = prepare(dataset, bundle, out, keep, error, **plan)
     decided = read_plan(out)
-    records = [PartRecord.from_json(work(unit.to_json())) for unit in dataset.units(decided.unit_bytes)]
+    records = [PartRecord.from_json(work(unit.to_json())["record"]) for unit in dataset.units(decided.unit_bytes)]
     write_manifest(out, decided, records, dataset.schema, dataset.size)
     return Archive.open(out)
 

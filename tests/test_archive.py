@@ -23,19 +23,9 @@ from pipeline.bundle import WEIGHTS_FILE, Bundle
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError
 from pipeline.model import MODEL_FOLDER, ArchiveModel
+from pipeline.part_table import PARTS_SCHEMA, records_from_bytes, records_to_bytes
 from pipeline.parts import VERSION
-from pipeline.plan import (
-    PARTS_SCHEMA,
-    PLAN_FILE,
-    PartRecord,
-    Plan,
-    minified,
-    part_name,
-    read_plan,
-    records_from_bytes,
-    records_to_bytes,
-    write_plan,
-)
+from pipeline.plan import PLAN_FILE, PartRecord, Plan, minified, part_name, read_plan, write_plan
 from pipeline.storage import Location
 from tests.small import tiny_bundle
 
@@ -58,9 +48,9 @@ def a_record(unit: WorkUnit, **changes: Any) -> PartRecord:
 
 
 UNITS = [
-    WorkUnit(0, "year=2023/a b,c.parquet", 0, (10, 20), 0),
-    WorkUnit(1, "year=2023/a b,c.parquet", 2, (5,), 30),
-    WorkUnit(2, "z.parquet", 0, (), 0),
+    WorkUnit(0, "year=2023/a b,c.parquet", 0, (10, 20), 0, "0123456789abcdef"),
+    WorkUnit(1, "year=2023/a b,c.parquet", 2, (5,), 30, "0123456789abcdef"),
+    WorkUnit(2, "z.parquet", 0, (), 0, "fedcba9876543210"),
 ]
 
 
@@ -102,7 +92,7 @@ def test_is_an_archive_opened_as_it_was_written(folder: Location, bundle: Bundle
     records = [a_record(unit) for unit in UNITS]
     manifest = finish(folder, bundle, records)
     opened = Archive.open(folder)
-    assert opened.parts == tuple(records)
+    assert list(opened.parts) == records
     assert [part.work_unit for part in opened.parts] == UNITS
     assert opened.plan == a_plan(bundle) == read_plan(folder)
     assert opened.manifest == manifest
@@ -122,13 +112,70 @@ def test_do_the_bytes_of_the_manifest_add_up(archive: Location) -> None:
 
 
 def test_does_the_table_of_parts_tell_every_record() -> None:
-    records = tuple(a_record(unit) for unit in UNITS)
-    assert records_from_bytes(records_to_bytes(records)) == records
-    assert records_from_bytes(records_to_bytes([])) == ()
+    records = [a_record(unit, bits_per_row=1.5) for unit in UNITS]
+    found = records_from_bytes(records_to_bytes(records))
+    assert list(found) == records
+    assert [record.bits_per_row for record in found] == [1.5] * 3
+    assert list(found.file_ranges()) == [(UNITS[0].path, range(2)), (UNITS[2].path, range(2, 3))]
+    assert found.sources() == {UNITS[0].path: UNITS[0].source, UNITS[2].path: UNITS[2].source}
+    assert (found.rows, found.files, found.next_unit) == (35, 2, 3)
+    assert found[-1] == records[-1]
+    assert found[1:] == records[1:]
+    with pytest.raises(IndexError):
+        found[3]
+    nothing = records_from_bytes(records_to_bytes([]))
+    assert (len(nothing), nothing.rows, nothing.files, nothing.next_unit) == (0, 0, 0, 0)
+    assert nothing.bits_per_row() is None
+
+
+def test_do_parts_keep_their_numbers_when_one_is_left_out() -> None:
+    records = [a_record(unit) for unit in UNITS]
+    found = records_from_bytes(records_to_bytes([records[0], records[2]]))
+    assert [record.work_unit.index for record in found] == [0, 2]
+    assert found.next_unit == 3
+    more = a_record(WorkUnit(3, "later.parquet", 0, (7,), 0, "00" * 8))
+    both = records_from_bytes(records_to_bytes([more], found))
+    assert [record.work_unit.index for record in both] == [0, 2, 3]
+    assert both[2] == more
+    assert both.row_ends.tolist() == [30, 30, 37]
+
+
+def test_is_a_table_of_parts_of_format_1_0_read() -> None:
+    records = [a_record(dataclasses.replace(unit, source="")) for unit in UNITS]
+    table = pq.read_table(io.BytesIO(records_to_bytes(records))).select(PARTS_SCHEMA.names[:4])
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    found = records_from_bytes(sink.getvalue())
+    assert list(found) == records
+    assert set(found.sources().values()) == {""}
+
+
+def test_is_an_archive_read_at_every_moment_of_an_addition(
+    folder: Location, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(folder, bundle, [a_record(unit) for unit in UNITS])
+    before, seen = Archive.open(folder), list[int]()
+    write = Location.write_bytes
+
+    def write_and_look(self: Location, data: bytes) -> None:
+        seen.append(Archive.open(folder).rows)
+        write(self, data)
+        seen.append(Archive.open(folder).rows)
+
+    more = [a_record(WorkUnit(3, "later.parquet", 0, (7,), 0, "00" * 8))]
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "write_bytes", write_and_look)
+        write_manifest(folder, a_plan(bundle), more, TABLE.schema, 500, before)
+    assert seen == [35, 35, 35, 42, 42, 42]
+    after = Archive.open(folder)
+    assert [part.work_unit for part in after.parts] == [*UNITS, more[0].work_unit]
+    assert after.manifest["bytes_in"] == before.manifest["bytes_in"] + 500
+    assert after.manifest["bytes"]["latents"] == 400
+    assert not folder.join("_parts-next.parquet").exists()
 
 
 def test_is_the_table_of_parts_small() -> None:
-    assert len(records_to_bytes([a_record(UNITS[0])])) < 700
+    assert len(records_to_bytes([a_record(UNITS[0])])) < 750
 
 
 def test_are_part_names_deterministic_and_apart() -> None:
@@ -207,7 +254,7 @@ def test_is_a_missing_or_damaged_parts_table_refused(archive: Location) -> None:
     with pytest.raises(ArchiveError, match=f"{PARTS_FILE} does not match"):
         Archive.open(archive)
     archive.join(PARTS_FILE).remove()
-    with pytest.raises(ArchiveError, match="damaged"):
+    with pytest.raises(ArchiveError, match=f"{PARTS_FILE} is missing"):
         Archive.open(archive)
 
 

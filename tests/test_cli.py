@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -23,7 +22,9 @@ from jobs.cli import COMMANDS, main, run
 from jobs.inspect import format_table
 from pipeline.bundle import Bundle
 from pipeline.dataset import open_dataset
+from pipeline.ledger import Ledger
 from pipeline.plan import write_plan
+from pipeline.request import EncodeOptions, check_request
 from pipeline.storage import Location
 from tests.small import encode_here, errors_of, request_of, tiny_bundle
 
@@ -61,7 +62,6 @@ def model(tmp_path: Path, bundle: Bundle) -> Path:
 def archive(tmp_path: Path, data: Path, bundle: Bundle) -> Path:
     """A finished archive of the dataset."""
     encode_here(open_dataset(Location(str(data))), bundle, Location(str(tmp_path / "archive")), "both")
-    shutil.rmtree(tmp_path / "archive" / "_ledger")
     return tmp_path / "archive"
 
 
@@ -151,7 +151,7 @@ def test_is_a_dataset_without_rows_refused_by_train(refuse: Refuse, data: Path) 
         (["--config", "binary.yaml"], "no UTF-8 text"),
         (["--config", "broken.yaml"], "broken.yaml is not valid YAML"),
         (["--config", "key.yaml"], "key.yaml: there is no key 'epochs'"),
-        (["--model", "nosuch://x"], "--model 'nosuch://x' cannot be opened"),
+        (["--model", "nosuch://x"], "--model nosuch://x cannot be opened"),
         (["--model", ""], "--model is empty"),
     ],
 )
@@ -187,7 +187,7 @@ def test_is_an_output_that_holds_something_else_refused(
         assert "no archive" in refuse("encode", data, "--model", model, "--out", other, *extra)
         assert "not empty" in refuse("decode", archive, "--out", other, *extra)
     assert "holds a model already" in refuse("train", data, "--model", model)
-    assert "holds an archive already" in refuse("encode", data, "--model", model, "--out", archive)
+    assert "with another promise" in refuse("encode", data, "--model", model, "--out", archive, "--effort", "fast")
     for place in (other / "thesis.tex", other / "thesis.tex" / "below"):
         assert "is a file" in refuse("train", data, "--model", place)
         assert "is a file" in refuse("encode", data, "--model", model, "--out", place)
@@ -200,11 +200,15 @@ def test_is_the_unfinished_work_of_others_refused(
     half, decoding, training = tmp_path / "half", tmp_path / "decoding", tmp_path / "training"
     plan = request_of(open_dataset(Location(str(data))), bundle, "latents").plan(None)
     write_plan(Location(str(half)), dataclasses.replace(plan, request="0" * 64))
+    assert "another model or with another promise" in refuse("encode", data, "--model", model, "--out", half)
+    places = (Location(str(place)) for place in (data, model, half))
+    write_plan(
+        Location(str(half)), dataclasses.replace(plan, request=check_request(*places, EncodeOptions()).fingerprint)
+    )
+    Ledger(Location(str(half))).begin("0" * 64)
     assert "unfinished archive of other data" in refuse("encode", data, "--model", model, "--out", half)
-    decoding.mkdir()
-    for text in (json.dumps({"plan": "other", "columns": None}), "{"):
-        (decoding / "_decoding.json").write_text(text)
-        assert "unfinished decode of another archive" in refuse("decode", archive, "--out", decoding)
+    Ledger(Location(str(decoding))).begin("other")
+    assert "unfinished decode of another archive" in refuse("decode", archive, "--out", decoding)
     Location(str(training)).join("_train", "run.json").write_json({"run": "other"})
     assert "unfinished run on other data" in refuse("train", data, "--model", training)
 
@@ -435,10 +439,10 @@ def test_is_a_store_that_does_not_answer_one_clear_line(
     class NoCredentialsError(Exception):
         pass
 
-    def refuse(self: MemoryFileSystem, path: str, **_: object) -> bool:
+    def refuse(self: MemoryFileSystem, path: str, **_: object) -> None:
         raise NoCredentialsError("unable to locate\ncredentials")
 
-    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
     assert main(["inspect", "memory://bucket/data"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

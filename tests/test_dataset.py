@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from pipeline.dataset import (
     Dataset,
-    SourceFile,
     WorkUnit,
     open_dataset,
     read_file_schema,
     read_unit,
 )
 from pipeline.errors import DatasetError
+from pipeline.footers import SourceFile
 from pipeline.storage import Location
 
 

@@ -406,6 +406,9 @@ def test_does_a_killed_encode_continue_with_its_codec_and_what_is_missing(
     import shutil
 
     from pipeline.archive import Archive
+    from pipeline.archive_run import run_fingerprint
+    from pipeline.ledger import Ledger
+    from pipeline.request import EncodeOptions, check_request
     from pipeline.storage import Location
 
     work = both["work"] / "resumed"
@@ -416,10 +419,15 @@ def test_does_a_killed_encode_continue_with_its_codec_and_what_is_missing(
     (work / "_manifest.json").unlink()
     monkeypatch.setattr("pipeline.request.fit_codecs", None)
     monkeypatch.setattr("pipeline.request.load_codec", None)
-    (work / "_ledger").mkdir()
+    ledger = Ledger(Location(str(work)))
+    request = check_request(
+        Location(str(both["data"])), Location(str(both["model"])), Location(str(work)), EncodeOptions()
+    )
+    ledger.begin(run_fingerprint(request))
     for part in parts[:2]:
         record = {**part.to_json(), "sizes": {"latents": 1, "corrections": 1, "plain": 1, "passthrough": 1}}
-        (work / "_ledger" / f"{part.name}.json").write_text(json.dumps({"record": record}))
+        ledger.add({"record": record})
+    ledger.flush()
     kept = work / "parts" / parts[0].name
     stamp = kept.stat().st_mtime_ns
     (work / "parts" / parts[1].name).write_bytes(b"half-written")
@@ -558,17 +566,25 @@ def test_does_a_killed_decode_continue(both: Archives, tmp_path: Path, parvae: C
     import shutil
 
     from pipeline.archive import Archive
+    from pipeline.decode import run_fingerprint
+    from pipeline.ledger import Ledger
     from pipeline.storage import Location
 
     back = tmp_path / "back"
     shutil.copytree(both["decoded"], back)
-    plan = Archive.open(Location(str(both["archive"]))).plan.fingerprint
-    (back / "_decoding.json").write_text(json.dumps({"plan": plan, "columns": None}))
+    ledger = Ledger(Location(str(back)))
+    ledger.begin(run_fingerprint(Archive.open(Location(str(both["archive"]))), None))
+    for path in back.rglob("*.parquet"):
+        name = path.relative_to(back).as_posix()
+        ledger.add({"path": name, "rows": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size})
+    ledger.flush()
     (back / "year=2024" / "a.parquet").unlink()
+    (back / "year=2024" / "b.parquet").write_bytes(b"half-written")
     (back / "year=2024" / ".tmp-x").write_bytes(b"half-written")
     kept = (back / "year=2023" / "a.parquet").stat().st_mtime_ns
-    parvae("decode", both["archive"], "--out", back)
+    figures = parvae("decode", both["archive"], "--out", back)
+    assert figures["resumed"] == figures["files"] - 2
     assert (back / "year=2023" / "a.parquet").stat().st_mtime_ns == kept
-    names = ("year=2024/a.parquet", "year=2023/a.parquet")
+    names = ("year=2024/a.parquet", "year=2024/b.parquet", "year=2023/a.parquet")
     assert all((back / name).read_bytes() == (both["decoded"] / name).read_bytes() for name in names)
     assert {path.name for path in back.rglob("*") if path.is_file()} == {"a.parquet", "b.parquet"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.archive import Archive
+from pipeline.archive import MANIFEST_FILE, Archive
+from pipeline.archive_run import ArchiveRun
 from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.decode import FileDecoder
-from pipeline.encode import _finish, _read_ledger
 from pipeline.errors import ArchiveError, DatasetError, JobError
+from pipeline.ledger import Ledger
 from pipeline.parts import PartReader, Wanted
+from pipeline.plan import PartRecord
 from pipeline.storage import Location
 from tests.small import as_stored, encode_here, prepare, tiny_bundle
 
@@ -132,7 +136,7 @@ def test_are_parts_bit_for_bit_the_same_when_encoded_again(
     again = Location(str(tmp_path / "again"))
     work = prepare(dataset, bundle, again, archive.plan.keep, **SMALL)
     for part in archive.parts:
-        assert work(part.work_unit.to_json())["sha256"] == part.sha256
+        assert work(part.work_unit.to_json())["record"]["sha256"] == part.sha256
 
 
 def test_does_no_block_exceed_what_the_plan_allows(archive: Archive) -> None:
@@ -188,31 +192,74 @@ def test_are_swapped_missing_and_damaged_parts_noticed(archive: Archive, bundle:
     assert not [path for path in (tmp_path / "back").rglob("*") if path.is_file()]
 
 
-def test_does_the_ledger_give_back_only_what_is_finished(
-    dataset: Dataset, archive: Archive, bundle: Bundle, tmp_path: Path
-) -> None:
-    units = dataset.units(archive.plan.unit_bytes)
-    found = _read_ledger(archive.location, units)
-    assert found == {part.work_unit.index: part for part in archive.parts}
+def unfinished(archive: Archive, dataset: Dataset, ledger: Ledger) -> ArchiveRun:
+    """A finished archive, as it was just before its manifest was published."""
+    archive.location.join(MANIFEST_FILE).remove()
+    return ArchiveRun(archive.location, dataset, archive.plan, archive.model, ledger)
+
+
+def with_sizes(archive: Archive) -> list[PartRecord]:
+    """The records of an archive's parts, with made-up sizes by role."""
+    sizes = dict.fromkeys(("latents", "corrections", "plain", "passthrough"), 1)
+    return [dataclasses.replace(record, sizes=sizes) for record in archive.parts]
+
+
+def test_does_the_ledger_give_back_only_what_is_finished(dataset: Dataset, archive: Archive, tmp_path: Path) -> None:
+    earlier = Ledger(archive.location, 1)
+    run = unfinished(archive, dataset, earlier)
+    for record in with_sizes(archive):
+        run.add(record, 0.5)
+        earlier.flush()
     ledger = tmp_path / "archive" / "_ledger"
-    names = [f"{part.name}.json" for part in archive.parts]
-    (ledger / names[0]).write_text("{")
-    (ledger / names[1]).write_text("{}")
-    (ledger / names[2]).unlink()
-    (ledger / "000009-000000000000.parquet.json").write_text("{}")
-    (tmp_path / "archive" / "parts" / archive.parts[3].name).write_bytes(b"short")
-    assert set(_read_ledger(archive.location, units)) == {part.work_unit.index for part in archive.parts[4:]}
-    assert _read_ledger(Location(str(tmp_path / "nowhere")), units) == {}
+    files = sorted(ledger.iterdir())
+    assert len(files) == len(archive.parts)
+    files[0].write_text("{")
+    files[1].write_text('[{}, {"record": {}}, {"record": null}]')
+    files[2].unlink()
+    other = dataclasses.replace(archive.parts[3].work_unit, source="f" * 16)
+    files[3].write_text(
+        json.dumps([{"record": dataclasses.replace(with_sizes(archive)[3], work_unit=other).to_json()}])
+    )
+    (tmp_path / "archive" / "parts" / archive.parts[4].name).write_bytes(b"short")
+    again = unfinished(archive, dataset, Ledger(archive.location, 2))
+    again.read_ledger()
+    assert again.finished == {part.work_unit.index: part for part in archive.parts[5:]}
+    assert again.resumed == len(archive.parts) - 5
+    nothing = unfinished(archive, dataset, Ledger(Location(str(tmp_path / "nowhere"))))
+    nothing.read_ledger()
+    assert nothing.finished == {}
 
 
 def test_does_finishing_remove_orphans_and_reconcile_rows(dataset: Dataset, archive: Archive, tmp_path: Path) -> None:
     parts = tmp_path / "archive" / "parts"
     (parts / "000001-0123456789ab.parquet").write_bytes(b"orphan")
     (parts / ".tmp-abc").write_bytes(b"half")
-    records = list(_read_ledger(archive.location, dataset.units(archive.plan.unit_bytes)).values())
+    run = unfinished(archive, dataset, Ledger(archive.location, 1))
+    records = with_sizes(archive)
+    for record in records[1:]:
+        run.add(record, 0.5)
     with pytest.raises(JobError, match=f"DATA has {2 * ROWS}"):
-        _finish(archive.location, archive.plan, dataset, records[1:])
-    _finish(archive.location, archive.plan, dataset, records)
+        run.finish()
+    run.add(records[0], 0.5)
+    run.finish()
     assert {path.name for path in parts.iterdir()} == {record.name for record in records}
     assert not (tmp_path / "archive" / "_ledger").exists()
-    assert Archive.open(archive.location).rows == 2 * ROWS
+    assert list(Archive.open(archive.location).parts) == records
+
+
+def test_is_a_file_left_out_in_the_middle_and_the_rest_decoded(
+    dataset: Dataset, archive: Archive, tmp_path: Path
+) -> None:
+    run = unfinished(archive, dataset, Ledger(archive.location, 1))
+    first = dataset.files[0].path
+    for record in with_sizes(archive):
+        run.add(record, 0.5)
+    run.leave_out(first, "a page is damaged")
+    run.finish()
+    opened = Archive.open(archive.location)
+    assert opened.quarantined == {first: "a page is damaged"}
+    assert opened.rows == dataset.files[1].rows
+    assert next(iter(opened.parts)).work_unit.index > 0
+    assert opened.read(range(3)).num_rows == 3
+    decode = decoder(opened, tmp_path / "back")
+    assert [decode(item)["path"] for item in items(opened)] == [file.path for file in dataset.files[1:]]

@@ -13,6 +13,7 @@ from vae_model.decoder import Decoder, SpanGroup
 from vae_model.elbo import (
     ROUNDING_KL,
     LossTerms,
+    Noise,
     Objective,
     Posterior,
     draw_uniform,
@@ -71,6 +72,13 @@ class VAE(nn.Module):
         """q(z|x) of each row: mu_BZ and logvar_BZ."""
         posterior: Posterior = self.encoder(bins_BD)
         return posterior
+
+    @property
+    def deployed_noise(self) -> Noise:
+        """The noise of a latent as it is stored: that of rounding where there is a grid, else q(z|x)'s."""
+        if self.config.autoencoder:
+            return "none"
+        return "uniform" if bool((self.latent_step_Z > 0).any()) else "gaussian"
 
     def set_latent_grid(self, mean_sigma_Z: Tensor, kl_Z: Tensor, active_threshold: float = ROUNDING_KL) -> None:
         """Fixes the grid that latents are rounded to, and which latents are kept.

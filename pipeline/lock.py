@@ -1,0 +1,232 @@
+"""One run at a time writes to an output folder.
+
+The lock is a small file `_lock/000001.json` that says who holds it, created in one step (`Location.create_bytes`)
+and written again every few seconds with a count that grows. Whoever finds a lock that nobody holds any more creates
+the next number, of which again only one run can be the first; the highest number holds the lock, so a run that was
+taken for dead and wakes up finds that it has lost it (the number is a fencing token: M. Kleppmann, "How to do
+distributed locking", 2016). On the same machine a dead process is known at once, otherwise a count that stands
+still for `STALE` seconds gives it away; no two clocks are compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.errors import JobError, OutputError, ParvaeError
+from pipeline.storage import Location
+
+LOG = logging.getLogger(__name__)
+LOCK_FOLDER = "_lock"
+BEAT = 3.0
+"""Seconds between two signs of life."""
+STALE = 30.0
+"""Seconds after which a lock without a sign of life counts as abandoned."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lock, or held it.
+
+    Attributes:
+        host: Name of its machine.
+        machine: What tells apart machines, their restarts and containers: processes with the same can see each other.
+        pid: Its number there.
+        started: When it started there, in the kernel's count; 0 if that is not known.
+        token: Random, so that no two are equal.
+        beat: Grows with every sign of life.
+    """
+
+    host: str
+    machine: str
+    pid: int
+    started: int
+    token: str
+    beat: int = 0
+
+    @classmethod
+    def this(cls) -> Holder:
+        """This process."""
+        return cls(socket.gethostname(), _machine(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"process {self.pid} on {self.host}"
+
+    def to_bytes(self) -> bytes:
+        """The content of its lock."""
+        return json.dumps(asdict(self)).encode()
+
+    def is_gone(self) -> bool | None:
+        """Whether the process has ended; None if that cannot be told from here."""
+        if not self.machine or self.machine != _machine():
+            return None
+        return _started(self.pid) != self.started
+
+
+class OutputLock:
+    """Holds the lock of an output folder.
+
+    Args:
+        folder: The output folder.
+        what: The argument that names it, for messages: "--out".
+    """
+
+    def __init__(self, folder: Location, what: str) -> None:
+        self._folder, self._what = folder, what
+        self._me, self.generation = Holder.this(), 0
+        self._lost, self._stop = "", threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
+
+    def __enter__(self) -> OutputLock:
+        """Takes the lock.
+
+        Raises:
+            OutputError: If another run holds it.
+        """
+        for _ in range(3):
+            found = _locks(self._folder)
+            last = max(found, default=0)
+            if last:
+                self._wait_for(last)
+            self.generation = last + 1
+            if self._place(self.generation).create_bytes(self._me.to_bytes()):
+                for number in found:
+                    self._place(number).remove()
+                self._thread.start()
+                return self
+        raise OutputError(f"{self._what} {self._folder} is being written by another run; wait for it, or stop it")
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(ParvaeError, OSError):  # what ended the run matters more
+            self._place(self.generation).remove()
+            if self._folder.is_local:
+                os.rmdir(self._folder.join(LOCK_FOLDER).path)
+
+    def check(self) -> None:
+        """Ends a run that has lost the lock.
+
+        Raises:
+            JobError: Naming who took it.
+        """
+        if self._lost:
+            raise JobError(f"{self._what} {self._folder}: {self._lost} has taken over; leave it to that run")
+
+    def _place(self, generation: int) -> Location:
+        return self._folder.join(LOCK_FOLDER, f"{generation:06d}.json")
+
+    def _wait_for(self, generation: int) -> None:
+        """Returns when nobody holds a lock any more.
+
+        Raises:
+            OutputError: If somebody does.
+        """
+        first = self._read(generation)
+        if first is None or first.is_gone():
+            return
+        if first.is_gone() is None:
+            LOG.info("%s %s is locked by %s: waiting for a sign of life", self._what, self._folder, first.name)
+            deadline = time.monotonic() + STALE
+            while time.monotonic() < deadline:
+                time.sleep(min(BEAT, STALE / 5))
+                now = self._read(generation)
+                if now is None or now != first:
+                    break
+            else:
+                LOG.info("%s gave no sign of life for %.0f s: taking over", first.name, STALE)
+                return
+            if now is None:
+                return
+        raise OutputError(
+            f"{self._what} {self._folder} is being written by another run ({first.name}); wait for it, or stop it"
+        )
+
+    def _read(self, generation: int) -> Holder | None:
+        """Who wrote a lock; None if it is gone or damaged."""
+        try:
+            data: dict[str, Any] = self._place(generation).read_json()
+            return Holder(**data)
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def _beat(self) -> None:
+        """Gives signs of life until the end, or until the lock is lost."""
+        while not self._stop.wait(BEAT):
+            try:
+                found = _locks(self._folder)
+                if max(found, default=0) != self.generation:
+                    other = self._read(max(found)) if found else None
+                    self._lost = "another run" if other is None else f"another run ({other.name})"
+                    return
+                self._me = replace(self._me, beat=self._me.beat + 1)
+                self._place(self.generation).write_bytes(self._me.to_bytes())
+            except (ParvaeError, OSError) as error:
+                LOG.debug("no sign of life: %s", error)
+
+
+@contextlib.contextmanager
+def locked(folder: Location, what: str) -> Iterator[OutputLock]:
+    """Holds the lock of an output folder; a folder that was not there before and stays empty is gone afterwards.
+
+    Args:
+        folder: The output folder.
+        what: The argument that names it, for messages: "--out".
+
+    Raises:
+        OutputError: If another run holds it.
+    """
+    there = folder.exists()
+    try:
+        with OutputLock(folder, what) as lock:
+            yield lock
+    finally:
+        if not there and folder.is_empty():
+            folder.remove()
+
+
+def is_lock(path: str) -> bool:
+    """Whether a file of an output folder is a lock."""
+    return path.startswith(f"{LOCK_FOLDER}/")
+
+
+def is_vacant(folder: Location) -> bool:
+    """Whether an output folder holds nothing, locks aside."""
+    return not folder.is_file() and all(is_lock(stat.path) for stat in folder.files())
+
+
+def _locks(folder: Location) -> list[int]:
+    """The numbers of the locks in a folder."""
+    names = [stat.path for stat in folder.join(LOCK_FOLDER).files()]
+    return [int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()]
+
+
+def _machine() -> str:
+    """What processes that can see each other share; "" if that cannot be told."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as stream:
+            boot = stream.read().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int:
+    """When a process started, in clock ticks since the machine did; 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            fields = stream.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])

@@ -1,0 +1,212 @@
+"""The parts of an archive as a table: `_parts.parquet`, one row a part in the order of the archive's rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.dataset import WorkUnit
+from pipeline.plan import PartRecord
+
+PARTS_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("row_groups", pa.list_(pa.field("element", pa.int64(), nullable=False)), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("checksums", pa.binary(), nullable=False),
+        pa.field("source", pa.binary()),
+        pa.field("bits_per_row", pa.float32()),
+        pa.field("unit", pa.int64()),
+    ]
+)
+_REQUIRED = PARTS_SCHEMA.names[:4]
+_SHA256_BYTES = 32
+_OUTSIDE = r"^$|^/|\\|\x00|(^|/)\.\.(/|$)"
+"""Paths that are no relative ones, or lead out of their folder."""
+Offsets = npt.NDArray[np.int64]
+
+
+class PartTable(Sequence[PartRecord]):
+    """The records of an archive's parts, made from the table one by one as they are asked for.
+
+    Args:
+        table: A table with the columns of `PARTS_SCHEMA`; the last three may be missing (archives of format 1.0).
+
+    Raises:
+        ValueError: If it is no such table (or `pa.ArrowException`, `KeyError`, `TypeError`).
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        columns = [_column(table, field) for field in PARTS_SCHEMA]
+        self.table = pa.table(columns, schema=PARTS_SCHEMA)
+        self._columns: dict[str, pa.Array] = dict(zip(PARTS_SCHEMA.names, columns, strict=True))
+        self._check()
+        units = self._columns["unit"].fill_null(-1).to_numpy()
+        self._units: Offsets = np.where(units < 0, np.arange(len(units)), units)
+        groups = self._columns["row_groups"]
+        self._group_ends, sizes = _ends(groups.value_lengths()), groups.flatten().to_numpy()
+        row_ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self.row_ends: Offsets = row_ends[self._group_ends]
+        """Rows of all parts up to and with each one."""
+        path = self._columns["path"]
+        new = np.ones(len(path), bool)
+        if len(path) > 1:
+            new[1:] = pc.not_equal(path[1:], path[:-1]).to_numpy(zero_copy_only=False)
+        self._starts: Offsets = np.flatnonzero(new)
+        if pc.count_distinct(path).as_py() != len(self._starts):
+            raise ValueError("the parts of a file do not follow each other")
+        if (sizes < 0).any() or (row_ends < 0).any():
+            raise ValueError("a part has a number of rows below 0")
+
+    def _check(self) -> None:
+        wrong = pc.match_substring_regex(self._columns["path"], _OUTSIDE)
+        if pc.any(wrong).as_py():
+            path = self._columns["path"].filter(wrong)[0].as_py()
+            raise ValueError(f"the file {path!r} is no relative path")
+        if (pc.min(pc.binary_length(self._columns["checksums"])).as_py() or _SHA256_BYTES) < _SHA256_BYTES:
+            raise ValueError("a part has no checksum")
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> PartRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PartRecord]: ...
+
+    def __getitem__(self, index: int | slice) -> PartRecord | list[PartRecord]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._record(index % len(self))
+
+    def __iter__(self) -> Iterator[PartRecord]:
+        return map(self._record, range(len(self)))
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return int(self.row_ends[-1]) if len(self) else 0
+
+    @property
+    def files(self) -> int:
+        """Source files."""
+        return len(self._starts)
+
+    @property
+    def next_unit(self) -> int:
+        """A number above those of all work units."""
+        return int(self._units.max()) + 1 if len(self) else 0
+
+    def file_ranges(self) -> Iterator[tuple[str, range]]:
+        """Each source file's path and the numbers of its parts, in order."""
+        stops = np.append(self._starts[1:], len(self))
+        for start, stop in zip(self._starts.tolist(), stops.tolist(), strict=True):
+            yield self._columns["path"][start].as_py(), range(start, stop)
+
+    def sources(self) -> dict[str, str]:
+        """Each source file's identity (`SourceFile.source`); "" where it is not known."""
+        found = self._columns["source"].take(pa.array(self._starts))
+        paths = self._columns["path"].take(pa.array(self._starts))
+        return {path: (source or b"").hex() for path, source in zip(paths.to_pylist(), found.to_pylist(), strict=True)}
+
+    def bits_per_row(self) -> float | None:
+        """What a row costs under the model in bits, over all parts that know; None if none does."""
+        bits = self._columns["bits_per_row"].to_numpy(zero_copy_only=False).astype(np.float64)
+        rows = np.diff(self.row_ends, prepend=0)
+        known = np.isfinite(bits) & (rows > 0)
+        return float((bits[known] * rows[known]).sum() / rows[known].sum()) if known.any() else None
+
+    def _record(self, index: int) -> PartRecord:
+        columns = self._columns
+        first = int(self._starts[np.searchsorted(self._starts, index, "right") - 1])
+        begun = int(self.row_ends[first - 1]) if first else 0
+        start = int(self.row_ends[index - 1]) if index else 0
+        groups_before = int(self._group_ends[first - 1]) if first else 0
+        group_start = int(self._group_ends[index - 1]) if index else 0
+        unit = WorkUnit(
+            int(self._units[index]),
+            columns["path"][index].as_py(),
+            group_start - groups_before,
+            tuple(columns["row_groups"][index].as_py()),
+            start - begun,
+            (columns["source"][index].as_py() or b"").hex(),
+        )
+        checks = columns["checksums"][index].as_py()
+        bits = columns["bits_per_row"][index].as_py()
+        return PartRecord(
+            unit, columns["bytes"][index].as_py(), checks[:_SHA256_BYTES].hex(), checks[_SHA256_BYTES:], {}, bits
+        )
+
+
+def to_table(records: Sequence[PartRecord], first: int = 0) -> pa.Table:
+    """Part records, in the order of the archive's rows, as a table.
+
+    Args:
+        records: The records.
+        first: Parts that come before them.
+    """
+    return pa.Table.from_pylist([_row(record, first + number) for number, record in enumerate(records)], PARTS_SCHEMA)
+
+
+def records_to_bytes(records: Sequence[PartRecord], before: PartTable | None = None) -> bytes:
+    """The bytes of `_parts.parquet`.
+
+    Args:
+        records: The records.
+        before: Those of parts that come before them.
+    """
+    table = to_table(records, 0 if before is None else len(before))
+    if before is not None:
+        table = pa.concat_tables([before.table, table])
+    table = table.drop_columns([name for name in PARTS_SCHEMA.names[4:] if table[name].null_count == len(table)])
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", store_schema=False, use_dictionary=False, write_statistics=False)
+    return sink.getvalue()
+
+
+def records_from_bytes(data: bytes) -> PartTable:
+    """The inverse of `records_to_bytes`: what a file's parts follow each other by is told by their order.
+
+    Raises:
+        ValueError: If it is no such table (or `pa.ArrowException`, `KeyError`, `TypeError`).
+    """
+    return PartTable(pq.read_table(pa.BufferReader(data), use_threads=False))
+
+
+def _row(record: PartRecord, position: int) -> Mapping[str, Any]:
+    return {
+        "path": record.path,
+        "row_groups": list(record.row_groups),
+        "bytes": record.size,
+        "checksums": bytes.fromhex(record.sha256) + record.guards,
+        "source": bytes.fromhex(record.work_unit.source) or None,
+        "bits_per_row": record.bits_per_row,
+        "unit": None if record.work_unit.index == position else record.work_unit.index,
+    }
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.Array:
+    """A column of the table, checked."""
+    if field.name not in table.column_names and field.name not in _REQUIRED:
+        return pa.nulls(table.num_rows, field.type)
+    column = table[field.name].combine_chunks()
+    column = column.cast(field.type)
+    column.validate(full=True)
+    if column.null_count and not field.nullable:
+        raise ValueError(f"the column {field.name!r} has nulls")
+    return column
+
+
+def _ends(lengths: pa.Array) -> Offsets:
+    ends: Offsets = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return ends
