@@ -8,14 +8,15 @@ from typing import Any, NoReturn
 
 from pipeline.archive import MANIFEST_FILE, NEXT_PARTS_FILE, PARTS_FILE, PARTS_FOLDER, Archive, write_manifest
 from pipeline.cluster import Cluster
+from pipeline.codec_store import StoredCodec
 from pipeline.dataset import Dataset, WorkUnit
 from pipeline.drift import Drift, find_drift
-from pipeline.errors import ArchiveError, InputError, JobError, OutputError
+from pipeline.errors import ArchiveError, DatasetError, InputError, JobError, OutputError
 from pipeline.ledger import LEDGER_FOLDER, Ledger
 from pipeline.lock import is_vacant
 from pipeline.model import MODEL_FOLDER, ArchiveModel
 from pipeline.plan import PLAN_FILE, PartRecord, Plan, fingerprint, part_name, read_plan, write_plan
-from pipeline.request import Request
+from pipeline.request import QUARANTINE, Request
 from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def open_run(out: Location, request: Request, overwrite: bool, generation: int, 
             return found
         except ArchiveError:
             LOG.info("the model in %s is damaged: starting over", out)
-    codec = request.codec(cluster) if request.promise.guaranteed else None
+    request, codec = _fitted(request, cluster)
     plan = request.plan(codec)
     for name in (MANIFEST_FILE, PARTS_FILE, NEXT_PARTS_FILE, PARTS_FOLDER, MODEL_FOLDER, LEDGER_FOLDER, PLAN_FILE):
         out.join(name).remove()
@@ -246,6 +247,19 @@ def _extend(out: Location, request: Request, ledger: Ledger) -> ArchiveRun:
     run = ArchiveRun(out, dataset, before.plan, model, ledger, before, gone)
     run.read_ledger()
     return run
+
+
+def _fitted(request: Request, cluster: Cluster) -> tuple[Request, StoredCodec | None]:
+    """The codec for a request, and the request without the files that turned out to be unreadable on the way."""
+    while request.promise.guaranteed:
+        try:
+            return request, request.codec(cluster)
+        except DatasetError as error:
+            if request.options.on_error != QUARANTINE or not error.path or len(request.dataset.files) < 2:
+                raise
+            LOG.warning("%s is left out: %s", error.path, error)
+            request = replace(request, dataset=request.dataset.without({error.path: str(error)}))
+    return request, None
 
 
 def _plan_of(out: Location, request: Request) -> Plan | None:

@@ -22,7 +22,7 @@ import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import errors
-from pipeline.errors import JobError, ParvaeError, ResourceError
+from pipeline.errors import DatasetError, JobError, ParvaeError, ResourceError
 from pipeline.preflight import Cluster, usable_cpus
 from pipeline.watch import Watch
 
@@ -180,14 +180,15 @@ class _UnitActor:
         try:
             return json.dumps({"result": self._worker(item)})
         except ParvaeError as error:
-            return json.dumps({"error": type(error).__name__, "message": str(error)})
+            blamed = [error.path] if isinstance(error, DatasetError) else []
+            return json.dumps({"error": type(error).__name__, "arguments": [str(error), *blamed]})
         except OSError as error:
-            return json.dumps({"error": JobError.__name__, "message": f"{error}; mend it and run the job again"})
+            return json.dumps({"error": JobError.__name__, "arguments": [f"{error}; mend it and run the job again"]})
 
 
 def _opened(envelope: dict[str, Any]) -> dict[str, Any]:
     if "error" in envelope:
-        raise getattr(errors, envelope["error"])(envelope["message"])
+        raise getattr(errors, envelope["error"])(*envelope["arguments"])
     return dict(envelope["result"])
 
 

@@ -201,10 +201,12 @@ def read_unit(
     except UNREADABLE as error:
         raise DatasetError(
             f"cannot read {location} (row groups {groups.start} to {groups.stop - 1}): {error}; "
-            "restore the file or take it out of the dataset"
+            "restore the file or take it out of the dataset",
+            unit.path,
         ) from error
     if seen != unit.rows:
-        raise DatasetError(f"{location} gave {seen} rows where its footer promised {unit.rows}; restore it")
+        message = f"{location} gave {seen} rows where its footer promised {unit.rows}; restore it"
+        raise DatasetError(message, unit.path)
 
 
 def read_file_schema(location: Location) -> pa.Schema:

@@ -37,7 +37,16 @@ class ConfigError(InputError):
 
 
 class DatasetError(InputError):
-    """A Parquet dataset is missing, empty, mixed or corrupt."""
+    """A Parquet dataset is missing, empty, mixed or corrupt.
+
+    Args:
+        message: What is wrong.
+        path: The one file that is to blame, relative to the dataset; "" if there is none.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class ModelError(InputError):

@@ -191,6 +191,13 @@ def test_are_bad_files_left_out_listed_and_taken_up_once_mended(place: Place, da
     assert "quarantined" not in place.archive.manifest
 
 
+def test_is_a_file_left_out_that_fails_while_coders_are_chosen(place: Place) -> None:
+    damage_page(write(place.data, "a-bad.parquet", table(3)))
+    figures, _ = place.encode("--on-error", "quarantine", "--error", "0.05r", status=3)
+    assert [entry["path"] for entry in figures["quarantined"]] == ["a-bad.parquet"]
+    assert place.rows() == keys(1, 2)
+
+
 def test_is_a_dataset_without_one_good_file_refused(place: Place) -> None:
     for path in place.data.iterdir():
         damage_footer(path)
