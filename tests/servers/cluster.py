@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,51 +68,66 @@ class RayCluster:
     def __init__(self, cpus: int = 1, variables: dict[str, str] | None = None) -> None:
         self._cpus, self._folder = cpus, tempfile.mkdtemp(prefix="ray-")
         self._port, dashboard = free_port(), free_port()
-        self._nodes: list[subprocess.Popen[bytes]] = []
+        self._nodes: dict[int, subprocess.Popen[bytes]] = {}
+        self._roles: dict[int, list[str]] = {}
+        self._started = 0
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         self.environment |= QUICK_TO_NOTICE | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self.environment |= {"RAY_AUTH_MODE": "disabled", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
         self.environment |= variables or {}
-        head = ["--head", f"--port={self._port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        self._start(head)
+        head = [f"--port={self._port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        self._start(0, ["--head", *head])
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def size(self) -> int:
+        """How many nodes there are."""
+        return len(self._nodes)
+
+    @property
+    def newest(self) -> int:
+        """The number of the node that joined last."""
+        return max(self._nodes)
+
     def add_node(self) -> int:
         """Starts one more node, waits until the head knows it, and gives its number."""
-        before = self.alive()
-        number = self.start_node()
-        wait_until(lambda: self.alive() > before, what="for a node to join")
-        return number
+        self.start_node()
+        self.wait_for_nodes()
+        return self.newest
 
-    def start_node(self) -> int:
-        """Starts one more node and does not wait for it; gives its number."""
+    def start_node(self) -> None:
+        """Starts one more node and does not wait for it."""
         wait_until(self._answers, what="for the head")
-        self._start([f"--address={self.address}"])
-        return len(self._nodes) - 1
+        self._start(self.newest + 1, [f"--address={self.address}"])
+
+    def kill_node(self, number: int) -> None:
+        """Kills the raylet of a node and all that it started, and waits until the head has noticed."""
+        node = self._nodes.pop(number)
+        kill_tree(node.pid)
+        node.wait(60)
+        self.wait_for_nodes()
+
+    def wait_for_nodes(self) -> None:
+        """Waits until the head knows those nodes, and only those, that were not killed."""
+        wait_until(self._all_alive, seconds=400, what=f"for {len(self._nodes)} nodes, see {self._folder}/*.log")
+
+    def _all_alive(self) -> bool:
+        for number, node in list(self._nodes.items()):
+            if node.poll() is not None:  # a raylet gives up where the machine is too busy to start its agents in 15 s
+                self._start(number, self._roles[number])
+        return self.alive() == len(self._nodes)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=5):
             return True
         return False
 
-    def kill_node(self, number: int) -> None:
-        """Kills the raylet of a node and all that it started, and waits until the head has noticed."""
-        kill_tree(self._nodes[number].pid)
-        self._nodes[number].wait(60)
-        running = sum(node.poll() is None for node in self._nodes)
-        wait_until(lambda: self.alive() == running, what="for the head to notice that a node is gone")
-
-    @property
-    def newest(self) -> int:
-        """The number of the node that joined last."""
-        return len(self._nodes) - 1
-
     def processes(self, name: str, number: int | None = None) -> list[psutil.Process]:
         """The processes of a node, or of all, with a name in their titles (Ray titles workers by what they run)."""
-        nodes = [node for node in self._nodes if node.poll() is None] if number is None else [self._nodes[number]]
+        nodes = list(self._nodes.values()) if number is None else [self._nodes[number]]
         found = []
         for node in nodes:
             for process in psutil.Process(node.pid).children(recursive=True):
@@ -136,7 +151,7 @@ class RayCluster:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
-    def run(self, *entrypoint: object, seconds: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *entrypoint: object, seconds: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs a driver to its end."""
         driver = self.start(*entrypoint, **options)
         try:
@@ -145,26 +160,30 @@ class RayCluster:
             kill_tree(driver.pid)
         return subprocess.CompletedProcess(driver.args, driver.returncode, out, err)
 
-    def submit(self, *entrypoint: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def submit(self, *entrypoint: object, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         """Submits `python -m ENTRYPOINT` with the working directory as a job and waits for its end."""
         job = [sys.executable, "-m", *map(str, entrypoint)]
         command = [RAY, "job", "submit", "--working-dir", ".", "--", *job]
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds)
 
     def stop(self) -> None:
-        for node in reversed(self._nodes):
+        for node in reversed(self._nodes.values()):
             kill_tree(node.pid)
             node.wait(60)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, role: Sequence[str]) -> None:
+    def _start(self, number: int, role: list[str]) -> None:
+        """Starts a node, under a number that is new or whose process has ended."""
+        self._started += 1
+        assert self._started < 30, f"nodes do not start, see {self._folder}/*.log"
+        self._roles[number] = role
         command = [RAY, "start", *role, f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={self._cpus}", "--block"]
-        command += ["--object-store-memory=200000000", f"--temp-dir={self._folder}/{len(self._nodes)}"]
-        log = Path(self._folder, f"{len(self._nodes)}.log")
-        with open(log, "wb") as stream:
-            node = subprocess.Popen(command, env=self.environment, stdout=stream, stderr=stream, start_new_session=True)
-        self._nodes.append(node)
+        command += ["--object-store-memory=200000000", f"--temp-dir={self._folder}/{self._started}"]
+        with open(Path(self._folder, f"{self._started}.log"), "wb") as log:
+            self._nodes[number] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
 
 
 @contextlib.contextmanager
@@ -174,7 +193,7 @@ def ray_cluster(nodes: int, cpus: int = 1, variables: dict[str, str] | None = No
     try:
         for _ in range(nodes - 1):
             cluster.start_node()
-        wait_until(lambda: cluster.alive() == nodes, what=f"for {nodes} nodes")
+        cluster.wait_for_nodes()
         yield cluster
     finally:
         cluster.stop()

@@ -58,8 +58,9 @@ def running_cluster(store: Store) -> Iterator[RayCluster]:
 @pytest.fixture
 def cluster(running_cluster: RayCluster) -> RayCluster:
     """Two nodes, whatever the test before left."""
-    if running_cluster.alive() < 2:
-        running_cluster.add_node()
+    if running_cluster.size < 2:
+        running_cluster.start_node()
+    running_cluster.wait_for_nodes()
     return running_cluster
 
 
