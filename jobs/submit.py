@@ -6,6 +6,8 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import json
+import logging
 import os
 import re
 import shlex
@@ -192,6 +194,7 @@ def _client(address: str) -> JobSubmissionClient:
     import ray.exceptions
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -275,8 +278,6 @@ def _ending(client: JobSubmissionClient, job: str, figures: dict[str, Any], last
 
 
 def _result(line: str) -> Any:
-    import json
-
     try:
         return json.loads(line)
     except ValueError:

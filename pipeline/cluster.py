@@ -23,7 +23,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import errors
 from pipeline.errors import DatasetError, JobError, ParvaeError, ResourceError
-from pipeline.preflight import Cluster, usable_cpus
+from pipeline.machine import usable_cpus
+from pipeline.preflight import Cluster
 from pipeline.watch import Watch
 
 LOG = logging.getLogger(__name__)
@@ -83,7 +84,10 @@ def _connect(address: str, num_cpus: int) -> None:
             "RAY_AUTH_TOKEN_PATH names, and set RAY_AUTH_MODE=token"
         ) from error
     except (OSError, ValueError) as error:
-        raise ResourceError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+        raise ResourceError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; is the address right, and is the token the "
+            "cluster's (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)?"
+        ) from error
     except Exception as error:  # Ray raises a bare Exception when a node does not come up in time
         what = "a local Ray did not start" if address == "local" else f"Ray at {address} did not answer"
         raise ResourceError(f"{what}: {error}; is the machine overloaded or out of memory? try again") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -64,7 +64,7 @@ class Watch:
 
     def _tell(self, what: str) -> None:
         self.lost = f"{self._name} was lost: {what}; what is finished stays, run the same command to continue"
-        _thread.interrupt_main()
+        signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
         if not self._stop.wait(_GRACE_S):
             LOG.error("%s", self.lost)
             os._exit(1)

@@ -168,7 +168,7 @@ def test_does_a_submitted_job_run_from_a_copy_and_end_as_its_command_does(cluste
     assert figures["command"] == "submit"
     assert figures["result"]["rows"] == 3000
     assert "parvae" not in done.stdout.splitlines()[:-1]
-    again = submitted(cluster, "--", *words)
+    again = submitted(cluster, "--", "verify", tmp_path / "data")
     assert again.returncode == 2, again.stderr
     assert again.stdout == ""
     assert "failed with exit status 2" in again.stderr

@@ -1,0 +1,44 @@
+"""What this process may use of its machine."""
+
+from __future__ import annotations
+
+import os
+
+
+def usable_cpus(root: str = "/") -> int:
+    """CPUs that this process may use: those of its affinity, within the quota of its control groups (cgroups).
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota in _quotas(root):
+        cpus = min(cpus, max(1, int(quota)))
+    return cpus
+
+
+def _quotas(root: str) -> list[float]:
+    """CPU quotas of the control groups that this process is in, from its own up to the topmost."""
+    groups = os.path.join(root, "sys/fs/cgroup")
+    found = []
+    for line in _words(os.path.join(root, "proc/self/cgroup"), "\n"):
+        path = line.split(":", 2)[-1].strip("/")
+        while True:
+            limit = _words(os.path.join(groups, path, "cpu.max"))
+            if not limit:
+                folder = os.path.join(groups, "cpu", path)
+                limit = _words(f"{folder}/cpu.cfs_quota_us") + _words(f"{folder}/cpu.cfs_period_us")
+            if len(limit) == 2 and limit[0] not in ("max", "-1"):
+                found.append(int(limit[0]) / int(limit[1]))
+            if not path:
+                break
+            path = os.path.dirname(path)
+    return found
+
+
+def _words(path: str, separator: str | None = None) -> list[str]:
+    try:
+        with open(path) as stream:
+            return stream.read().strip().split(separator)
+    except OSError:
+        return []
