@@ -207,7 +207,7 @@ def schema_from_text(text: str) -> pa.Schema:
             while (piece := stream.read(_PIECE)) and len(data) <= _MOST_SCHEMA_BYTES:
                 data += piece
         schema = pa.ipc.read_schema(pa.py_buffer(data))
-    except (ValueError, TypeError, pa.ArrowException, OSError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException, OSError) as error:
         raise ParvaeError(f"a stored schema cannot be read: {error}") from error
     pickled = pickled_column(schema)
     if pickled is not None:

@@ -14,8 +14,8 @@ from pipeline.columns.kinds import pickled_column
 from pipeline.errors import DatasetError
 from pipeline.storage import FileStat, Location
 
-UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError)
-"""What opening or reading a damaged Parquet file raises."""
+UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, TypeError, LookupError, AttributeError)
+"""What opening or reading a damaged Parquet file raises; the last three from Arrow types that libraries register."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import footers
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cells import BlockCell, Dictionaries, Place, pack_block, pack_dictionaries, unpack_block
 from pipeline.cells import unpack_dictionaries as _unpack_dictionaries
@@ -32,7 +33,7 @@ VERSION = (1, 1)
 _MARK = b"parvae"
 _SCHEMA = b"parvae.schema"
 _DICTIONARIES = b"parvae.dictionaries"
-UNREADABLE = (OSError, EOFError, pa.ArrowException, ValueError, LookupError, TypeError, OverflowError, struct.error)
+UNREADABLE = (*footers.UNREADABLE, EOFError, struct.error)
 """What reading or decoding a damaged part raises."""
 Latents = npt.NDArray[np.float32]
 
