@@ -125,20 +125,40 @@ def run_units(
     Raises:
         ParvaeError: What a worker raised, or that a unit stayed without an answer.
     """
-    items = list(units)
+    items = [json.dumps(item) for item in units]
     if not items:
         return
+    dataset = _pool(items, {"worker": worker, "arguments": arguments}, cluster, min(workers, len(items)), gpu)
+    waiting = dict.fromkeys(items)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for item, text in zip(*(batch.column(name).to_pylist() for name in ("item", "result")), strict=True):
+                waiting.pop(item, None)
+                yield _opened(json.loads(text))
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+        raise JobError(
+            f"workers died on the same work unit {TRIES} times (the first unit without an answer: {_name(waiting)}): "
+            "is a node too small for it, or do nodes go before they have done one? what is finished stays, run the same "
+            "command to continue"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise JobError(f"a Ray task failed: {error}") from error
+    if waiting:
+        raise JobError(
+            f"{len(waiting)} of {len(items)} work units gave no answer, the first {_name(waiting)}; run the job again"
+        )
+
+
+def _pool(items: list[str], content: dict[str, Any], cluster: Cluster, workers: int, gpu: bool) -> ray.data.Dataset:
+    """A dataset of results: items go through a pool of actors, each around a worker of its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    workers = min(workers, len(items))
-    handle = ray.put({"worker": worker, "arguments": arguments})
-    dataset = ray.data.from_items(
-        [{"item": json.dumps(item)} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS)
-    )
+    handle = ray.put(content)
+    dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray Data 2.60 names no other way to bound the tries
-        dataset = dataset.map_batches(
+        return dataset.map_batches(
             _UnitActor,
             fn_kwargs={"handles": [handle]},
             batch_size=None,
@@ -149,21 +169,13 @@ def run_units(
             memory=cluster.memory_per_worker() or None,
             max_task_retries=TRIES - 1,
         )
-    answered = 0
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for text in batch.column("result").to_pylist():
-                answered += 1
-                yield _opened(json.loads(text))
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
-        raise JobError(
-            f"workers died on the same work unit {TRIES} times: is a node too small for it, or are nodes going faster "
-            "than they work? what is finished stays, run the same command to continue"
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise JobError(f"a Ray task failed: {error}") from error
-    if answered != len(items):
-        raise JobError(f"{len(items) - answered} of {len(items)} work units gave no answer; run the job again")
+
+
+def _name(items: Iterable[str]) -> str:
+    """What the first of some items is called."""
+    text = next(iter(items), "{}")
+    item = json.loads(text)
+    return str(item.get("path", text))[:300] if isinstance(item, dict) else text[:300]
 
 
 class _UnitActor:
@@ -177,7 +189,7 @@ class _UnitActor:
             content = ray.get(handles[0])
             self._worker = content["worker"](**content["arguments"])
         results = [self._answer(json.loads(text)) for text in batch.column("item").to_pylist()]
-        return pa.table({"result": pa.array(results, pa.large_string())})
+        return pa.table({"item": batch.column("item"), "result": pa.array(results, pa.large_string())})
 
     def _answer(self, item: Any) -> str:
         """The result in an envelope: Ray would lose the type of an exception on its way to the driver."""

@@ -247,11 +247,14 @@ def driver(cluster: RayCluster, script: str, items: str) -> subprocess.Popen[str
 @pytest.mark.slow
 def test_does_a_unit_that_kills_its_worker_every_time_end_the_job(script: str) -> None:
     with ray_cluster(1, cpus=2) as cluster:
-        items = '[{"deadly": false, "seconds": 0}, {"deadly": true, "seconds": 0}]'
+        items = (
+            '[{"deadly": false, "seconds": 0, "path": "a"}, {"deadly": true, "seconds": 0, "path": "large.parquet"}]'
+        )
         process = driver(cluster, script, items)
         _, stderr = process.communicate(timeout=200)
     assert process.returncode == 1, stderr
     assert "JobError workers died on the same work unit 4 times" in stderr
+    assert "large.parquet" in stderr
     assert "Traceback" not in stderr
 
 

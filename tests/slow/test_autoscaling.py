@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage import Location
-from tests.servers.cluster import ROOT, RayCluster, figures, wait_until
+from tests.servers.cluster import ROOT, RayCluster, figures, kill_tree, wait_until
 from tests.small import tiny_bundle
 
 pytestmark = pytest.mark.slow
@@ -66,19 +66,24 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def test_is_more_than_the_cluster_can_become_refused(cluster: GrowingCluster, words: list[str]) -> None:
-    done = cluster.run(*words, "--workers", 9)
-    assert done.returncode == 2, done.stderr
-    assert "needs 9 CPUs, the cluster has 0" in done.stderr
-    assert "no node types that could ever give so much" in done.stderr
+def test_is_more_than_the_cluster_can_become_refused_and_another_token(
+    cluster: GrowingCluster, words: list[str]
+) -> None:
+    drivers = [
+        cluster.start(*words, "--workers", 9),
+        cluster.start(*words, variables={"RAY_AUTH_TOKEN": "another-token"}),
+    ]
+    try:
+        greedy, stranger = (driver.communicate(timeout=200)[1] for driver in drivers)
+    finally:
+        for driver in drivers:
+            kill_tree(driver.pid)
+    assert [driver.returncode for driver in drivers] == [2, 2], greedy + stranger
+    assert "needs 9 CPUs, the cluster has 0" in greedy
+    assert "no node types that could ever give so much" in greedy
+    assert "RAY_AUTH_TOKEN" in stranger
+    assert TOKEN not in stranger
     assert not Path(words[-1]).exists()
-
-
-def test_is_another_token_refused(cluster: GrowingCluster, words: list[str]) -> None:
-    done = cluster.run(*words, variables={"RAY_AUTH_TOKEN": "another-token"})
-    assert done.returncode == 2, done.stderr
-    assert "RAY_AUTH_TOKEN" in done.stderr
-    assert TOKEN not in done.stderr
 
 
 def test_does_a_job_that_needs_a_cpu_bring_up_a_node_and_finish(cluster: GrowingCluster, words: list[str]) -> None:
