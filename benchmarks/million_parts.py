@@ -32,6 +32,8 @@ from pipeline.storage import Location
 PARTS_PER_FILE = 4
 ROW_GROUPS = (65_536, 65_536, 65_536, 30_011)
 """Row groups of the source file that a part covers."""
+SOURCE_BYTES = 8
+"""Bytes of a source file's identity."""
 GUARDS = 1 + 4 * 4
 """Checksums of a part: its footer, and the chunks of 4 columns in 4 blocks."""
 PLAN = Plan("corrections", "0.01r", {}, "fast", "0" * 64, "1" * 64, "2" * 64, 1 << 27, 65_536, "latent", "corrections")
@@ -82,15 +84,19 @@ def describe(location: Location, parts: int) -> None:
 
 def records(parts: int) -> Iterator[PartRecord]:
     """Parts of Hive-partitioned files, with checksums that no tool can compress."""
-    noise = np.random.default_rng(0)
+    noise, source = np.random.default_rng(0), ""
     sizes = {**dict.fromkeys(ROLES, 0), "corrections": 1_500_000}
     for index in range(parts):
         file, number = divmod(index, PARTS_PER_FILE)
         path = f"year=2026/day={file // 1000:03d}/part-{file:08d}-c000.snappy.parquet"
         first, row = number * len(ROW_GROUPS), number * sum(ROW_GROUPS)
-        unit = WorkUnit(index, path, first, ROW_GROUPS, row)
+        if number == 0:
+            source = noise.bytes(SOURCE_BYTES).hex()
+        unit = WorkUnit(index, path, first, ROW_GROUPS, row, source)
         checks = noise.bytes(32 + 4 * GUARDS)
-        yield PartRecord(unit, 1_500_000 + index % 4096, checks[:32].hex(), checks[32:], sizes)
+        yield PartRecord(
+            unit, 1_500_000 + index % 4096, checks[:32].hex(), checks[32:], sizes, 8 * 1_500_000 / sum(ROW_GROUPS)
+        )
 
 
 def opened(location: Location) -> list[dict[str, Any]]:

@@ -78,7 +78,8 @@ class Progress:
         if self._bytes:
             words.append(f"{state['bytes_per_second'] / 1e6:,.1f} MB/s")
         if self.ended:
-            return f"{self._stage}: {self._done:,} units in {_duration(self._elapsed())}, {', '.join(words)}"
+            done = "1 unit" if self._done == 1 else f"{self._done:,} units"
+            return f"{self._stage}: {done} in {_duration(self._elapsed())}, {', '.join(words)}"
         if state["eta_seconds"] is not None:
             words.append(f"{_duration(state['eta_seconds'])} left")
         return f"{self._stage}: {self._done:,} of {self._units:,} units, {', '.join(words)}"

@@ -70,7 +70,6 @@ def encoded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = open_dataset(Location(str(data)))
     table = pq.read_table(next(iter(sorted(data.rglob("*.parquet")))))
     encode_here(dataset, tiny_bundle(table), Location(str(folder)), "corrections")
-    shutil.rmtree(folder / "_ledger")
     return folder
 
 
