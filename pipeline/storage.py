@@ -24,7 +24,7 @@ import fsspec
 from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, JobError
 from pipeline.local_files import SPOOL_PREFIX, publish, publish_new, stat, walk
 from pipeline.retry import PersistentReader, persistently
 
@@ -230,18 +230,27 @@ class Location:
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[str]:
-        """A local file that is gone at the end."""
-        folder = None
-        if self.is_local:
-            folder = os.path.dirname(self.path)
-            os.makedirs(folder, exist_ok=True)
-        handle, spool = tempfile.mkstemp(prefix=SPOOL_PREFIX if self.is_local else "parvae-", dir=folder)
-        os.close(handle)
+        """A local file that is gone at the end.
+
+        Raises:
+            JobError: If its disk is full.
+        """
+        folder = os.path.dirname(self.path) if self.is_local else tempfile.gettempdir()
         try:
-            yield spool
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(spool)
+            os.makedirs(folder, exist_ok=True)
+            handle, spool = tempfile.mkstemp(prefix=SPOOL_PREFIX if self.is_local else "parvae-", dir=folder)
+            os.close(handle)
+            try:
+                yield spool
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(spool)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise JobError(
+                f"{self}: {os.strerror(error.errno)} in {folder}; make room and run the same command again"
+            ) from error
 
     def _info(self, seconds: float | None = None) -> dict[str, Any] | None:
         """What a store knows of this file or folder; None if there is none."""

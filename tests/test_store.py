@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jobs.cli import main
-from pipeline.errors import ParvaeError, StoreError
+from pipeline.errors import JobError, ParvaeError, StoreError
 from pipeline.locate import locate
 from pipeline.retry import PATIENCE_VARIABLE
 from pipeline.storage import Location
@@ -79,6 +79,19 @@ def test_is_only_the_first_of_many_told_that_it_created_a_file(folder: Location)
     assert not place.create_bytes(b"too late")
     place.remove()
     assert place.create_bytes(b"free again")
+
+
+def test_does_a_full_disk_say_which_file_it_had_no_room_for(folder: Location) -> None:
+    place = folder.join("a", "x.bin")
+    with (
+        pytest.raises(JobError, match=r"x\.bin: No space left on device in .*; make room"),
+        place.publishing() as spool,
+    ):
+        Path(spool).write_bytes(b"some of it")
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"the rest")
+    assert not Path(spool).exists()
+    assert not place.exists()
 
 
 @pytest.mark.slow

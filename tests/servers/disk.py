@@ -53,7 +53,11 @@ class SmallDisk:
         """Runs `python -m ENTRYPOINT` with a local Ray where the disk is."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **(variables or {})}
-        return self._enter([sys.executable, "-m", *map(str, entrypoint)], env=environment)
+        for _ in range(5):
+            done = self._enter([sys.executable, "-m", *map(str, entrypoint)], env=environment)
+            if "a local Ray did not start" not in done.stderr:  # as on a machine that is too busy
+                break
+        return done
 
     def stop(self) -> None:
         kill_tree(self._keeper.pid)
