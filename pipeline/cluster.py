@@ -138,7 +138,7 @@ def run_units(
     except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
         raise JobError(
             f"workers died on the same work unit {TRIES} times (the first unit without an answer: {_name(waiting)}): "
-            "is a node too small for it, or do nodes go before they have done one? what is finished stays, run the same "
+            "is a node too small for it, or do nodes go before one is done? what is finished stays, run the same "
             "command to continue"
         ) from error
     except ray.exceptions.RayError as error:
