@@ -30,6 +30,7 @@ from benchmarks.watched import Watched, flatness
 from jobs.inspect import format_table
 from pipeline.archive import Archive
 from pipeline.compare import ColumnError
+from pipeline.decode import MARKER
 from pipeline.storage import Location
 
 DISK_BYTES_A_ROW = 100
@@ -84,9 +85,9 @@ class Run:
         self._step("files", lambda: self._write(data, sample))
         self._step("train", Watched("train", [sample, "--model", model, *TINY]).to_the_end)
         encode = [data, "--model", model, "--out", archive, "--effort", "fast", "--keep", options.keep]
-        self._through("encode", encode, archive / "parts")
+        self._through("encode", encode, archive / "parts", archive)
         self._step("check archive", lambda: check_archive(data, archive))
-        self._through("decode", [archive, "--out", decoded], decoded)
+        self._through("decode", [archive, "--out", decoded], decoded, decoded)
         self._step("check decoded", lambda: check_decoded(data, decoded, archive))
         if options.clean:
             for path in (data, sample, model, archive, decoded):
@@ -114,15 +115,23 @@ class Run:
     def _with_workers(self, arguments: Sequence[object]) -> list[object]:
         return [*arguments, *(["--workers", self._options.workers] if self._options.workers else [])]
 
-    def _through(self, command: str, arguments: Sequence[object], finished: Path) -> None:
-        """Runs a command to its end, after it was killed as often as asked."""
+    def _through(self, command: str, arguments: Sequence[object], finished: Path, out: Path) -> None:
+        """Runs a command to its end, after it was killed as often as asked (or until a kill came too late)."""
         options = self._options
         rng = np.random.default_rng([options.seed, len(command), options.kill])
         for number in range(options.kill):
-            share, wait = rng.random() / options.kill, float(rng.uniform(0, 1))
-            watched = Watched(command, self._with_workers(arguments), finished)
-            self._step(f"{command}, kill {number + 1}", partial(watched.to_the_kill, share * options.files, wait))
-        self._step(command, Watched(command, self._with_workers(arguments), finished).to_the_end)
+            share, wait = rng.random() / options.kill, float(rng.uniform(0, 0.5))
+            if not self._is_whole(command, out):
+                watched = Watched(command, self._with_workers(arguments), finished)
+                self._step(f"{command}, kill {number + 1}", partial(watched.to_the_kill, share * options.files, wait))
+        if not self._is_whole(command, out):
+            self._step(command, Watched(command, self._with_workers(arguments), finished).to_the_end)
+
+    def _is_whole(self, command: str, out: Path) -> bool:
+        """Whether nothing is left to do: a process may be killed between its work and its exit."""
+        if command == "encode":
+            return (out / "_manifest.json").exists()
+        return len(list(out.rglob("*.parquet"))) == self._options.files and not (out / MARKER).exists()
 
 
 def check_archive(data: Path, archive: Path) -> dict[str, Any]:
