@@ -83,14 +83,17 @@ def test_is_only_the_first_of_many_told_that_it_created_a_file(folder: Location)
 
 def test_does_a_full_disk_say_which_file_it_had_no_room_for(folder: Location) -> None:
     place = folder.join("a", "x.bin")
-    with (
-        pytest.raises(JobError, match=r"x\.bin: No space left on device in .*; make room"),
-        place.publishing() as spool,
-    ):
-        Path(spool).write_bytes(b"some of it")
-        with open("/dev/full", "wb", buffering=0) as full:
+    spools = []
+
+    def write() -> None:
+        with place.publishing() as spool, open("/dev/full", "wb", buffering=0) as full:
+            spools.append(Path(spool))
+            spools[0].write_bytes(b"some of it")
             full.write(b"the rest")
-    assert not Path(spool).exists()
+
+    with pytest.raises(JobError, match=r"x\.bin: No space left on device in .*; make room"):
+        write()
+    assert not spools[0].exists()
     assert not place.exists()
 
 
