@@ -30,7 +30,7 @@ from benchmarks.watched import Watched, flatness
 from jobs.inspect import format_table
 from pipeline.archive import Archive
 from pipeline.compare import ColumnError
-from pipeline.decode import MARKER
+from pipeline.ledger import LEDGER_FOLDER
 from pipeline.storage import Location
 
 DISK_BYTES_A_ROW = 100
@@ -131,7 +131,7 @@ class Run:
         """Whether nothing is left to do: a process may be killed between its work and its exit."""
         if command == "encode":
             return (out / "_manifest.json").exists()
-        return len(list(out.rglob("*.parquet"))) == self._options.files and not (out / MARKER).exists()
+        return len(list(out.rglob("*.parquet"))) == self._options.files and not (out / LEDGER_FOLDER).exists()
 
 
 def check_archive(data: Path, archive: Path) -> dict[str, Any]:
