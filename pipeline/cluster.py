@@ -73,6 +73,11 @@ def _connect(address: str, num_cpus: int) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options.update(include_dashboard=False, num_cpus=num_cpus)
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"RAY_ADDRESS={address} is Ray Client's protocol, which Ray Data and Ray Train do not run on; give the "
+            "head's HOST:PORT on one of its nodes, or use parvae submit from anywhere else"
+        )
     try:
         _check_address(address)
         with warnings.catch_warnings(), _silent_stderr():
@@ -215,7 +220,7 @@ def _check_address(address: str) -> None:
         OSError: If nobody answers.
         ValueError: If the port is no number.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if colon and not address.startswith("http"):
         socket.create_connection((host, int(port)), timeout=10).close()
 

@@ -178,6 +178,27 @@ def test_is_the_affinity_of_the_process_respected() -> None:
     assert done.stdout.strip() == "1", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://127.0.0.1:10001", "use parvae submit"),
+        ("127.0.0.1:1", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1"),
+        ("127.0.0.1:no", "no Ray cluster answers"),
+    ],
+)
+def test_is_an_address_without_a_cluster_refused_at_once(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from pipeline.cluster import connected
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # a Ray that runs already would be used
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ResourceError, match=said), connected():
+        raise AssertionError("connected to nothing")
+
+
 class Listener:
     """A port where connections are accepted until it is closed."""
 
