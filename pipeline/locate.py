@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 
 from pipeline.errors import ConfigError, OutputError, StoreError
 from pipeline.storage import Location
 
 _JOB_DRIVER_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+_CREDENTIALS = re.compile(r"(?<=://)[^/@:]*:(?!\d+/)[^@]*@")
+"""A name and a password before the host; no host and port before a path that has an @."""
 _SECONDS = 20.0
 """Seconds that a store has for its first answer: at the start of a job it is more likely misnamed than busy."""
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "cos", "obs"})
@@ -23,8 +26,9 @@ def locate(text: str, what: str) -> Location:
         what: Name of the argument, for messages ("DATA", "--model").
 
     Raises:
-        ConfigError: If the protocol is unknown, an object store refuses or does not answer, or the path is
-            relative inside a submitted Ray job, whose working directory is a copy that disappears.
+        ConfigError: If the protocol is unknown, the URI holds a password, an object store refuses or does not
+            answer, or the path is relative inside a submitted Ray job, whose working directory is a copy that
+            disappears.
     """
     if not text or text.isspace():
         raise ConfigError(f"{what} is empty; give a path or a URI")
@@ -35,6 +39,11 @@ def locate(text: str, what: str) -> Location:
                 "working directory; give an absolute path or a URI such as s3://bucket/folder"
             )
         return Location(os.path.abspath(text))
+    if _CREDENTIALS.search(text):
+        raise ConfigError(
+            f"{what} holds credentials ({_CREDENTIALS.sub('***@', text)}): take them out, and give them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or in fsspec's configuration"
+        )
     if not text.partition("://")[2].strip("/"):
         raise ConfigError(f"{what} {text!r} names no file or folder, only a protocol")
     location = Location(text.rstrip("/"))

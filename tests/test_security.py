@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import pytest
 import ray.data  # registers the types that Ray gives to pickled objects
 import ray.data.extensions
 
+from jobs.cli import main
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cells import BlockCell, Place, pack_block, unpack_block
 from pipeline.dataset import open_dataset
 from pipeline.errors import ArchiveError, ConfigError, DatasetError, ParvaeError
+from pipeline.locate import locate
 from pipeline.parts import PartReader, record_of
 from pipeline.storage import Location
+from tests.servers.store import Store
 from tests.small import encode_here, tiny_bundle
 from tests.test_promise import table, write
 
@@ -160,3 +164,73 @@ def test_are_pickled_objects_in_an_archive_refused(fuse: Path, tmp_path: Path) -
 def test_does_no_path_lead_out_of_a_folder(path: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         Location(str(tmp_path)).join(path)
+
+
+KEY, SECRET = "AKIAMADEUPKEY", "made/up+sec:ret"
+HIDDEN = (KEY, SECRET, "up+sec")
+"""What must not be in anything that a command says or writes."""
+
+
+def test_do_credentials_of_the_environment_stay_out_of_what_a_denial_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    place = str(store.place("somewhere"))
+    type(store.place("").fs).clear_instance_cache()
+    try:
+        assert main(["inspect", place]) == 2
+    finally:
+        type(store.place("").fs).clear_instance_cache()
+    said = "".join(capsys.readouterr())
+    assert place in said
+    assert not any(hidden in said for hidden in HIDDEN)
+
+
+def commands(place: str, data: Path) -> list[list[str]]:
+    """Commands that fail, each with a URI in another argument."""
+    return [
+        ["inspect", place],
+        ["verify", place],
+        ["train", place, "--model", f"{place}/model"],
+        ["train", str(data), "--model", place, "--passthrough", "no such column"],
+        ["encode", place, "--model", f"{place}/model", "--out", f"{place}/archive"],
+        ["encode", str(data), "--model", place, "--out", f"{place}/archive"],
+        ["decode", place, "--out", f"{place}/decoded"],
+        ["evaluate", place, f"{place}/archive"],
+    ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"memory://{KEY}:made-up-secret@bucket/x",
+        f"memory://{KEY}:{SECRET}@bucket/x",
+        f"nope://{KEY}:made-up-secret@bucket/x",
+        f"s3://{KEY}:made-up-secret@bucket/x",
+    ],
+)
+def test_do_credentials_stay_out_of_what_commands_say(
+    place: str, as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"x": range(9)}), tmp_path / "data.parquet")
+    for command in commands(place, tmp_path / "data.parquet"):
+        assert main([*command, *["--log-json"] * as_json]) in (1, 2)
+        said = "".join(capsys.readouterr())
+        assert "bucket" in said or "no such column" in said
+        assert "Traceback" not in said
+        for hidden in (*HIDDEN, "made-up-secret"):
+            assert hidden not in said, f"{command[0]}: {said}"
+
+
+@pytest.mark.parametrize("place", [f"s3://{KEY}:{SECRET}@bucket/x", f"sftp://me:{SECRET}@host:22/x", "ftp://a:b@c/d@e"])
+def test_are_credentials_in_a_uri_refused(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"DATA holds credentials .*AWS_ACCESS_KEY_ID") as caught:
+        locate(place, "DATA")
+    assert not any(hidden in "".join(traceback.format_exception(caught.value)) for hidden in HIDDEN)
+
+
+def test_are_an_at_sign_in_a_path_and_a_port_no_credentials() -> None:
+    assert str(locate("memory://host:80/a@b", "DATA")) == "memory://host:80/a@b"
+    assert str(locate("memory://bucket/a:b@c", "DATA")) == "memory://bucket/a:b@c"
