@@ -190,15 +190,15 @@ class _UnitActor:
         self._worker: Any = None
 
     def __call__(self, batch: pa.Table, handles: list[Any]) -> pa.Table:
-        if self._worker is None:
-            content = ray.get(handles[0])
-            self._worker = content["worker"](**content["arguments"])
-        results = [self._answer(json.loads(text)) for text in batch.column("item").to_pylist()]
+        results = [self._answer(json.loads(text), handles[0]) for text in batch.column("item").to_pylist()]
         return pa.table({"item": batch.column("item"), "result": pa.array(results, pa.large_string())})
 
-    def _answer(self, item: Any) -> str:
+    def _answer(self, item: Any, handle: Any) -> str:
         """The result in an envelope: Ray would lose the type of an exception on its way to the driver."""
         try:
+            if self._worker is None:
+                content = ray.get(handle)
+                self._worker = content["worker"](**content["arguments"])
             return json.dumps({"result": self._worker(item)})
         except ParvaeError as error:
             blamed = [error.path] if isinstance(error, DatasetError) else []
