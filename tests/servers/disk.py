@@ -21,10 +21,10 @@ class SmallDisk:
 
     Args:
         folder: An empty folder that it is mounted on.
-        size: As `mount` takes it.
+        size: Bytes.
     """
 
-    def __init__(self, folder: Path, size: str) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         script = " ".join(mount) + " && echo ready && exec cat"
@@ -45,8 +45,14 @@ class SmallDisk:
     def outside(self) -> Path:
         return Path(f"/proc/{self._keeper.pid}/root{self.folder}")
 
-    def grow(self, size: str) -> None:
-        """Makes room."""
+    @property
+    def used(self) -> int:
+        """Bytes that are taken."""
+        disk = os.statvfs(self.outside)
+        return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+
+    def resize(self, size: int) -> None:
+        """Makes room, or takes it."""
         self._enter(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
 
     def run(self, *entrypoint: object, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -71,7 +77,7 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[SmallDisk]:
+def small_disk(folder: Path, size: int) -> Iterator[SmallDisk]:
     """A disk for the length of a block; the test is skipped, with a warning, where none can be made."""
     folder.mkdir()
     disk = SmallDisk(folder, size)

@@ -39,6 +39,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True, name="fault-proxy")
         self._ready = threading.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._draw = random.Random(0)
         self._share, self._codes, self._methods = 0.0, THROTTLING, frozenset[str]()
         self.passed: Counter[str] = Counter()
@@ -85,6 +86,10 @@ class FaultProxy:
         self._loop.close()
 
     async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)  # asyncio itself holds no task that waits for a peer: it may be collected
+        task.add_done_callback(self._tasks.discard)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = await client.readuntil(b"\r\n\r\n")
             method = head.split(b" ", 1)[0].decode()

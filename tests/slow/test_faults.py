@@ -28,6 +28,10 @@ TRAIN = ["--passthrough", "row", "--epochs", 8, "--latent", 2, "--effort", "fast
 TRAIN += ["--set", "training.checkpoint_seconds=0", "--set", "network.hidden=[16]"]
 
 
+PLENTY = 64 << 20
+"""Bytes of a disk on which there is room."""
+
+
 @dataclass(frozen=True)
 class Calm:
     """What comes of it when nothing happens.
@@ -204,20 +208,21 @@ def test_is_a_store_survived_that_is_too_busy_for_a_third_of_the_requests(
 
 
 def test_is_a_full_disk_named_and_the_run_finished_once_there_is_room(calm: Calm, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "900k") as disk:
+    with small_disk(tmp_path / "disk", 900 << 10) as disk:
         encode = ["jobs.encode", calm.data, "--model", calm.model, "--out", disk.folder / "archive"]
         full = disk.run(*encode)
         check_refusal(full, str(disk.folder))
         outside = local(disk.outside)
         assert not outside.join("archive/_manifest.json").exists()
         assert 0 < finished_units(outside.join("archive")) < FILES
-        disk.grow("3m")
+        disk.resize(PLENTY)
         second = figures(disk.run(*encode))
         assert second["parts_resumed"] > 0
         calm.check(outside.join("archive"))
         decode = ["jobs.decode", disk.folder / "archive", "--out", disk.folder / "back"]
+        disk.resize(disk.used + (300 << 10))
         check_refusal(disk.run(*decode), str(disk.folder))
-        disk.grow("60m")
+        disk.resize(PLENTY)
         assert figures(disk.run(*decode))["rows"] == ROWS
         check_decoded(outside.join("back"), calm.decoded)
 
@@ -226,12 +231,12 @@ def test_is_a_full_temporary_folder_named_and_the_run_finished_once_there_is_roo
     calm: Calm, store: Store, tmp_path: Path
 ) -> None:
     archive = store.place(tmp_path.name).join("archive")
-    with small_disk(tmp_path / "disk", "4k") as disk:
+    with small_disk(tmp_path / "disk", 4 << 10) as disk:
         variables = {"TMPDIR": str(disk.folder), "RAY_TMPDIR": "/tmp"}
         argv = ["jobs.encode", calm.data, "--model", calm.model, "--out", archive]
         check_refusal(disk.run(*argv, variables=variables), "")
         assert not archive.join("_manifest.json").exists()
-        disk.grow("60m")
+        disk.resize(PLENTY)
         figures(disk.run(*argv, variables=variables))
         assert list(disk.outside.glob("parvae-*")) == []
     calm.check(archive)
