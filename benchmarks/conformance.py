@@ -234,7 +234,16 @@ def _unpacked(places: Sequence[Path], work: Path) -> list[Path]:
 def _kind(reason: str) -> str:
     """A reason without what differs from file to file."""
     name, _, text = reason.partition(": ")
-    for known in ("not a readable Parquet file", "cannot read", "several columns named", "no rows", "nothing to model"):
+    for known in (
+        "not a readable Parquet file",
+        "cannot read",
+        "several columns named",
+        "no rows",
+        "has no columns",
+        "claims",
+        "gave",
+        "nothing to model",
+    ):
         if known in text:
             return f"{name}: {known}"
     return " ".join(reason.split())[:60]
