@@ -197,6 +197,8 @@ class _Job:
             self.fraction,
         )
         resources = {"CPU": self.cluster.cpus_per_worker(self.workers), **({"GPU": 1} if self.gpu else {})}
+        if memory := self.cluster.memory_per_worker():
+            resources["memory"] = memory
         return TorchTrainer(
             train_worker,
             train_loop_config={"loop": settings},
