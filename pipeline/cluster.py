@@ -159,6 +159,7 @@ def _pool(items: list[str], content: dict[str, Any], cluster: Cluster, workers: 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # a unit may take hours: choosing coders is one
     handle = ray.put(content)
     dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
     with warnings.catch_warnings():
