@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_module(command: str) -> int:
     """Runs `python -m jobs.COMMAND`."""
-    return main([command, *sys.argv[1:]])
+    return leave(main([command, *sys.argv[1:]]))
+
+
+def entry() -> int:
+    """Runs `parvae`."""
+    return leave(main())
+
+
+def leave(status: int) -> int:
+    """Ends the process if Ray was used in it, whose threads may abort an interpreter that winds down (status 134)."""
+    if "ray" in sys.modules:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def run(job: Job, options: argparse.Namespace) -> int:
@@ -120,4 +136,4 @@ def _logging(as_json: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(entry())
