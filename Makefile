@@ -24,7 +24,8 @@ test-slow: venv
 
 # every fault ten times in a row; hours are no surprise; goes on where it stopped
 soak: venv
-	$(BIN)/python -m benchmarks.soak --out soak.json
+	mkdir -p .tmp
+	$(BIN)/python -m benchmarks.soak --out .tmp/soak.json
 
 lint: venv
 	$(BIN)/ruff check .

@@ -234,7 +234,7 @@ def test_is_a_full_temporary_folder_named_and_the_run_finished_once_there_is_roo
     with small_disk(tmp_path / "disk", 4 << 10) as disk:
         variables = {"TMPDIR": str(disk.folder), "RAY_TMPDIR": "/tmp"}
         argv = ["jobs.encode", calm.data, "--model", calm.model, "--out", archive]
-        check_refusal(disk.run(*argv, variables=variables), "")
+        check_refusal(disk.run(*argv, variables=variables), str(disk.folder))
         assert not archive.join("_manifest.json").exists()
         disk.resize(PLENTY)
         figures(disk.run(*argv, variables=variables))
