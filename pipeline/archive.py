@@ -27,7 +27,7 @@ from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.decoder import Decoder, one_thread
 from pipeline.errors import ArchiveError, ConfigError, JobError, ParvaeError
 from pipeline.model import MODEL_FOLDER, ArchiveModel
-from pipeline.part_table import PartTable, records_from_bytes, records_to_bytes
+from pipeline.part_table import PartTable, read_records, records_from_bytes, records_to_bytes
 from pipeline.parts import VERSION, PartFormat, PartReader
 from pipeline.plan import PLAN_FILE, ROLES, PartRecord, Plan, minified, read_plan
 from pipeline.storage import FileStat, Location
@@ -277,9 +277,10 @@ def _read_description(location: Location) -> tuple[dict[str, Any], PartTable]:
         manifest = _read_manifest(location)
         for name in (PARTS_FILE, NEXT_PARTS_FILE):
             try:
-                data = location.join(name).read_bytes()
-                if hashlib.sha256(data).hexdigest() == manifest["parts_sha256"]:
-                    return manifest, records_from_bytes(data)
+                with location.join(name).open() as stream:
+                    if hashlib.file_digest(stream, "sha256").hexdigest() == manifest["parts_sha256"]:
+                        stream.seek(0)
+                        return manifest, read_records(stream)
             except FileNotFoundError as error:
                 if last and name == PARTS_FILE:
                     raise ArchiveError(f"{location}/{name} is missing; restore it or encode again") from error

@@ -258,7 +258,7 @@ def check_folder(out: Location, run: str, overwrite: bool) -> None:
         return
     found = Ledger(out).run()
     if found is None:
-        raise OutputError(f"--out {out} is not empty; choose an empty folder")
+        raise OutputError(f"--out {out} is not empty (a decode that has finished, perhaps); choose an empty folder")
     if found != run and not overwrite:
         raise OutputError(
             f"--out {out} holds an unfinished decode of another archive or of other columns; choose another "

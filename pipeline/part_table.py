@@ -28,6 +28,7 @@ PARTS_SCHEMA = pa.schema(
 )
 _REQUIRED = PARTS_SCHEMA.names[:4]
 _SHA256_BYTES = 32
+_GROUP_ROWS, _BUFFER = 1 << 16, 1 << 20
 _OUTSIDE = r"^$|^/|\\|\x00|(^|/)\.\.(/|$)"
 """Paths that are no relative ones, or lead out of their folder."""
 Offsets = npt.NDArray[np.int64]
@@ -60,7 +61,7 @@ class PartTable(Sequence[PartRecord]):
         if len(path) > 1:
             new[1:] = pc.not_equal(path[1:], path[:-1]).to_numpy(zero_copy_only=False)
         self._starts: Offsets = np.flatnonzero(new)
-        if pc.count_distinct(path).as_py() != len(self._starts):
+        if not _all_different(path.take(pa.array(self._starts)) if len(self._starts) < len(path) else path):
             raise ValueError("the parts of a file do not follow each other")
         if (sizes < 0).any() or (row_ends < 0).any():
             raise ValueError("a part has a number of rows below 0")
@@ -170,7 +171,15 @@ def records_to_bytes(records: Sequence[PartRecord], before: PartTable | None = N
         table = pa.concat_tables([before.table, table])
     table = table.drop_columns([name for name in PARTS_SCHEMA.names[4:] if table[name].null_count == len(table)])
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", store_schema=False, use_dictionary=False, write_statistics=False)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        store_schema=False,
+        use_dictionary=False,
+        write_statistics=False,
+        row_group_size=_GROUP_ROWS,
+    )
     return sink.getvalue()
 
 
@@ -180,7 +189,19 @@ def records_from_bytes(data: bytes) -> PartTable:
     Raises:
         ValueError: If it is no such table (or `pa.ArrowException`, `KeyError`, `TypeError`).
     """
-    return PartTable(pq.read_table(pa.BufferReader(data), use_threads=False))
+    return read_records(io.BytesIO(data))
+
+
+def read_records(stream: Any) -> PartTable:
+    """As `records_from_bytes`, from an open file, column by column: a table of a million parts is large.
+
+    Raises:
+        ValueError: If it is no such table (or `pa.ArrowException`, `KeyError`, `TypeError`).
+    """
+    with pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER, memory_map=False) as file:
+        names = [name for name in file.schema_arrow.names if name in PARTS_SCHEMA.names]
+        columns = [_whole(file.read(columns=[name], use_threads=False).column(0)) for name in names]
+    return PartTable(pa.table(columns, names))
 
 
 def _row(record: PartRecord, position: int) -> Mapping[str, Any]:
@@ -199,12 +220,25 @@ def _column(table: pa.Table, field: pa.Field) -> pa.Array:
     """A column of the table, checked."""
     if field.name not in table.column_names and field.name not in _REQUIRED:
         return pa.nulls(table.num_rows, field.type)
-    column = table[field.name].combine_chunks()
-    column = column.cast(field.type)
+    column = _whole(table[field.name])
+    if column.type != field.type:
+        column = column.cast(field.type)
     column.validate(full=True)
     if column.null_count and not field.nullable:
         raise ValueError(f"the column {field.name!r} has nulls")
     return column
+
+
+def _all_different(paths: pa.Array) -> bool:
+    """Whether no path comes twice; sorted ones, as those of an archive that never grew, need no memory."""
+    if len(paths) < 2 or pc.all(pc.greater(paths[1:], paths[:-1])).as_py():
+        return True
+    return bool(pc.count_distinct(paths).as_py() == len(paths))
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; not copied if it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _ends(lengths: pa.Array) -> Offsets:
