@@ -193,6 +193,7 @@ def source(store: Store) -> Location:
     return place
 
 
+@pytest.mark.slow
 def test_does_the_whole_tour_run_on_the_store(store: Store, source: Location, parvae: Command) -> None:
     model, archive, back = (source.parent.join(name) for name in ("model", "archive [1]", "back"))
     small: list[Any] = ["--passthrough", "row", "--epochs", 1, "--latent", 2, "--effort", "fast"]
