@@ -100,7 +100,7 @@ class OutputLock:
             if last:
                 self._wait_for(last)
             self.generation = last + 1
-            if self._place(self.generation).create_bytes(self._me.to_bytes()):
+            if self._place(self.generation).create_bytes(self._me.to_bytes()) and self._is_mine():
                 for number in found:
                     self._place(number).remove()
                 self._thread.start()
@@ -111,7 +111,8 @@ class OutputLock:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(ParvaeError, OSError):  # what ended the run matters more
-            self._place(self.generation).remove()
+            if not self._lost:
+                self._place(self.generation).remove()
             if self._folder.is_local:
                 os.rmdir(self._folder.join(LOCK_FOLDER).path)
 
@@ -123,6 +124,11 @@ class OutputLock:
         """
         if self._lost:
             raise JobError(f"{self._what} {self._folder}: {self._lost} has taken over; leave it to that run")
+
+    def _is_mine(self) -> bool:
+        """Whether the lock says so: a store that takes two first writers keeps what the last one wrote."""
+        found = self._read(self.generation)
+        return found is not None and found.token == self._me.token
 
     def _place(self, generation: int) -> Location:
         return self._folder.join(LOCK_FOLDER, f"{generation:06d}.json")
@@ -166,7 +172,7 @@ class OutputLock:
         while not self._stop.wait(BEAT):
             try:
                 found = _locks(self._folder)
-                if max(found, default=0) != self.generation:
+                if max(found, default=0) != self.generation or not self._is_mine():
                     other = self._read(max(found)) if found else None
                     self._lost = "another run" if other is None else f"another run ({other.name})"
                     return

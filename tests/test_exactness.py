@@ -95,7 +95,7 @@ def encode(table: pa.Table, folder: Location) -> Archive:
     model.save(out)
     with threads(2):
         work = UnitEncoder(dict(model.files), PartFormat(dataset.schema, plan), dataset.root, out, "cpu", 2)
-        records = [PartRecord.from_json(work(unit.to_json())) for unit in dataset.units(plan.unit_bytes)]
+        records = [PartRecord.from_json(work(unit.to_json())["record"]) for unit in dataset.units(plan.unit_bytes)]
     write_manifest(out, plan, records, dataset.schema, dataset.size)
     return Archive.open(out)
 

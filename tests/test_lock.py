@@ -35,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def elsewhere(beat: int = 0) -> Holder:
     """A process on another machine."""
-    return dataclasses.replace(Holder.this(), machine="another", host="far", pid=17, beat=beat)
+    return dataclasses.replace(Holder.this(), machine="another", host="far", pid=17, token="far", beat=beat)
 
 
 def put(folder: Location, number: int, holder: Holder) -> None:
@@ -128,6 +128,13 @@ def test_does_one_of_many_win(folder: Location) -> None:
     for thread in threads:
         thread.join()
     assert won == [2]
+
+
+def test_does_a_run_notice_that_the_store_took_another_first_writer_too(folder: Location, quick: None) -> None:
+    with OutputLock(folder, "--out") as lock:
+        put(folder, lock.generation, elsewhere())
+        with pytest.raises(JobError, match=r"another run \(process 17 on far\) has taken over"):
+            check_for(lock, 30)
 
 
 def check_for(lock: OutputLock, seconds: float) -> None:
