@@ -111,7 +111,7 @@ class OutputLock:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(ParvaeError, OSError):  # what ended the run matters more
-            if not self._lost:
+            if self._is_mine():
                 self._place(self.generation).remove()
             if self._folder.is_local:
                 os.rmdir(self._folder.join(LOCK_FOLDER).path)
