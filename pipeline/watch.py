@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
 LOG = logging.getLogger(__name__)
 Address = tuple[str, int]
@@ -17,6 +18,8 @@ PATIENCE_NODE_S = 3.0
 """A node's Ray process that refuses connections for so long is gone: Ray ends the driver about ten seconds after."""
 PATIENCE_HEAD_S = 45.0
 """A head that does not answer for so long is gone; a head that restarts is back sooner. Ray waits for 60 seconds."""
+_SIGNAL = signal.SIGUSR2
+"""Not SIGINT, which processes in the background of a shell ignore."""
 _GRACE_S = 4.0
 """How long the main thread may take to hear of it before the process is ended from here."""
 
@@ -38,15 +41,19 @@ class Watch:
         }
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
+        self._before: Any = None
         self.lost = ""
 
     def __enter__(self) -> Watch:
         if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(_SIGNAL, _interrupt)
             self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._stop.set()
+        if self._before is not None:
+            signal.signal(_SIGNAL, self._before)
 
     def gone(self) -> bool:
         """Whether one of them refuses a connection right now."""
@@ -64,10 +71,14 @@ class Watch:
 
     def _tell(self, what: str) -> None:
         self.lost = f"{self._name} was lost: {what}; what is finished stays, run the same command to continue"
-        signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
+        signal.pthread_kill(int(threading.main_thread().ident or 0), _SIGNAL)
         if not self._stop.wait(_GRACE_S):
             LOG.error("%s", self.lost)
             os._exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _refuses(address: Address) -> bool:

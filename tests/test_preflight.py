@@ -211,6 +211,7 @@ class Listener:
 
 
 def test_is_the_main_thread_interrupted_when_the_cluster_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
     monkeypatch.setattr("pipeline.watch.PATIENCE_NODE_S", 0.0)
     head, node = Listener(), Listener()
     assert threading.current_thread() is threading.main_thread()
@@ -220,6 +221,8 @@ def test_is_the_main_thread_interrupted_when_the_cluster_is_lost(monkeypatch: py
         node.close()
         with pytest.raises(KeyboardInterrupt):
             time.sleep(30)
+    signal.signal(signal.SIGINT, ignored)
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
     head.close()
     assert "Ray at here was lost" in watch.lost
     assert "run the same command to continue" in watch.lost
