@@ -182,7 +182,8 @@ class FileDecoder:
         self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device), columns)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Decodes the file; returns how many rows it has."""
+        """Decodes the file; returns its path, rows and bytes, and the seconds it took."""
+        started = time.monotonic()
         records = [PartRecord.from_json(p) for p in item["parts"]]
         location = self._out.join(item["path"])
         groups = [rows for record in records for rows in record.row_groups]
@@ -191,7 +192,7 @@ class FileDecoder:
             if rows != expected:
                 raise ArchiveError(f"{location}: its parts hold {rows} rows, the manifest says {expected}")
             size = os.path.getsize(spool)
-        return {"path": item["path"], "rows": rows, "bytes": size}
+        return {"path": item["path"], "rows": rows, "bytes": size, "seconds": round(time.monotonic() - started, 3)}
 
     def _write(self, path: str, records: list[PartRecord], groups: list[int]) -> int:
         writer: pq.ParquetWriter | None = None
