@@ -70,6 +70,7 @@ def report(request: Request, stored: StoredCodec) -> DryRun:
         "corrections": sum(float(entry["bytes"]) for entry in columns.values()),
         "latents": stored.latent_bytes * scale if promise.latents else 0.0,
         "coder_weights": float(stored.model_bytes),
+        "coder_description": float(sum(map(len, stored.files.values())) - stored.model_bytes),
         "vae": float(sum(map(len, request.bundle.files().values()))) if promise.latents else 0.0,
     }
     expected["total"] = sum(expected.values())
