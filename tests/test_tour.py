@@ -386,15 +386,12 @@ def test_are_part_rows_in_source_order(both: Archives, tables: tuple[Path, dict[
     assert keys == [key for table in tables[1].values() for key in table["key, with comma"].to_pylist()]
 
 
-def test_does_a_second_encode_refuse_and_overwrite_replace(
-    both: Archives, parvae: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from jobs.cli import main
-
+def test_does_a_second_encode_add_nothing_and_overwrite_replace(both: Archives, parvae: Command) -> None:
     argv = ["encode", both["data"], "--model", both["model"], "--out", both["archive"]]
     before = (both["archive"] / "_manifest.json").read_bytes()
-    assert main([str(word) for word in argv]) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    again = parvae(*argv)
+    assert again["added"] == {"rows": 0, "files": 0, "parts": 0}
+    assert (both["archive"] / "_manifest.json").read_bytes() == before
     figures = parvae(*argv, "--overwrite")
     assert figures["rows"] == ROWS + ROWS // 2
     assert (both["archive"] / "_manifest.json").read_bytes() == before
