@@ -31,7 +31,8 @@ from pipeline.dataset import Dataset, read_unit
 from pipeline.encode import encode
 from pipeline.errors import JobError
 from pipeline.evaluate import evaluate
-from pipeline.fit import column_options, fit_columns
+from pipeline.fit import fit_columns
+from pipeline.fitting import column_options
 from pipeline.model import MODEL_FOLDER
 from pipeline.parts import PartReader, Wanted
 from pipeline.promise import BOTH, Errors

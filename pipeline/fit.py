@@ -1,76 +1,21 @@
-"""The first step of training: one streaming pass that fits every column."""
+"""The first step of training: one streaming pass over all rows that fits every column."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
-import logging
 import pickle
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
 
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cluster import Cluster, run_units
-from pipeline.columns import ColumnOptions, ColumnStats, check_options, explain, fit_column
+from pipeline.columns import ColumnOptions, ColumnStats
 from pipeline.dataset import Dataset, WorkUnit, read_unit
-from pipeline.errors import ConfigError
+from pipeline.fitting import Fitted, empty_stats, fit_all, sample_size
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
-from pipeline.rows import RowTransform
 from pipeline.sampling import Priorities
 from pipeline.storage import Location
-
-LOG = logging.getLogger(__name__)
-_SAMPLE_CELLS = 4 << 20
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What the pass found.
-
-    Attributes:
-        rows: The fitted columns.
-        explanations: For each column, its kind and why.
-    """
-
-    rows: RowTransform
-    explanations: dict[str, str]
-
-
-def column_options(
-    schema: pa.Schema,
-    passthrough: tuple[str, ...],
-    columns: Mapping[str, ColumnOptions],
-    defaults: ColumnOptions,
-) -> dict[str, ColumnOptions]:
-    """Options for every column of a schema.
-
-    Raises:
-        ConfigError: If a column named does not exist, or one to be passed through has another kind.
-    """
-    for origin, names in (("--passthrough", passthrough), ("columns", columns)):
-        for name in names:
-            if name not in schema.names:
-                listed = ", ".join(map(repr, schema.names[:50]))
-                raise ConfigError(f"{origin} names the column {name!r}, the dataset has {listed}")
-    options = {name: columns.get(name, defaults) for name in schema.names}
-    for name in passthrough:
-        if options[name].kind not in (None, "passthrough"):
-            raise ConfigError(
-                f"column {name!r} is to be passed through, but the configuration makes it {options[name].kind}"
-            )
-        options[name] = ColumnOptions(kind="passthrough", error=options[name].error)
-    for name, option in options.items():
-        if name not in columns:  # `defaults.error` is the dataset's bound, no column's own
-            options[name] = option = dataclasses.replace(option, error=None)
-        check_options(schema.field(name), option)
-    if all(option.kind == "passthrough" for option in options.values()):
-        raise ConfigError("every column is passed through; nothing is left to model")
-    return options
 
 
 def fit_columns(
@@ -90,7 +35,7 @@ def fit_columns(
         DatasetError: If a file cannot be read.
     """
     units = dataset.units()
-    sample = max(1024, min(65_536, _SAMPLE_CELLS // len(dataset.schema)))
+    sample = sample_size(dataset.schema)
     arguments = {
         "root": dataset.root,
         "schema": schema_to_text(dataset.schema),
@@ -99,18 +44,14 @@ def fit_columns(
         "sample": sample,
         "block_rows": dataset.block_rows,
     }
-    merged = {field.name: ColumnStats.empty(field, options[field.name], sample_size=sample) for field in dataset.schema}
+    merged = empty_stats(dataset.schema, options)
     progress = Progress("statistics", len(units), dataset.size / max(1, dataset.rows))
     items = [unit.to_json() for unit in units]
     for result in run_units(items, UnitObserver, arguments, cluster, workers):
         for name, stats in _unpack(result["stats"]).items():
             merged[name] = merged[name].merge(stats)
         progress.advance(result["rows"])
-    fitted = [fit_column(field, merged[field.name], options[field.name]) for field in dataset.schema]
-    rows = RowTransform(dataset.schema, tuple(fitted))
-    if not rows.modelled:
-        raise ConfigError(f"{dataset.location}: every column is passed through; nothing is left to model")
-    return Fitted(rows, {column.name: explain(column, merged[column.name]) for column in fitted})
+    return fit_all(dataset.schema, merged, options, str(dataset.location))
 
 
 class UnitObserver:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -25,11 +24,12 @@ from pipeline.bundle import BUNDLE_FILE, CHECKPOINTS_FOLDER, WEIGHTS_FILE, Bundl
 from pipeline.checkpoints import WEIGHTS, read_state
 from pipeline.cluster import Cluster, connected
 from pipeline.codec_store import StoredCodec, remove_codecs, save_codecs
-from pipeline.config import Optimization, TrainConfig
+from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import DatasetError, OutputError, TrainingError
-from pipeline.fit import Fitted, column_options, fit_columns
+from pipeline.fit import fit_columns
 from pipeline.fit_codec import fit_codecs
+from pipeline.fitting import Fitted, column_options
 from pipeline.locate import check_output
 from pipeline.lock import is_vacant, locked
 from pipeline.progress import Board, EpochProgress
@@ -37,8 +37,9 @@ from pipeline.promise import BOTH, CORRECTIONS, Errors
 from pipeline.rows import PackedRows
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
 from pipeline.storage import Location
-from pipeline.training_data import EpochPlan, PackUnits
-from pipeline.training_loop import LoopSettings, train_worker
+from pipeline.training_data import PackUnits, epoch_plan
+from pipeline.training_loop import LoopSettings
+from pipeline.training_worker import train_worker
 
 LOG = logging.getLogger(__name__)
 RUN_FILE = "run.json"
@@ -126,20 +127,6 @@ def train(
     return TrainResult(bundle, codecs, dataset.rows, seconds, fitted.explanations)
 
 
-def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, seed: int) -> tuple[EpochPlan, int]:
-    """Steps, batch and number of epochs for so many training rows.
-
-    Returns:
-        The plan of an epoch, and the number of epochs.
-    """
-    batch = options.batch_size or 2 ** round(math.log2(min(1024, max(32, rows / 100))))
-    local = max(1, min(batch, rows) // workers)
-    steps = max(1, rows // (local * workers))
-    epochs = options.epochs or min(200, max(5, math.ceil(3000 / steps)))
-    cached = rows * row_bytes / workers <= options.cache_mib << 20
-    return EpochPlan(steps, local, cached, seed), epochs
-
-
 @dataclass(frozen=True)
 class _Job:
     """One training run: what is trained on what, by whom."""
@@ -158,7 +145,7 @@ class _Job:
         enough = self.dataset.rows >= MIN_ROWS_TO_HOLD_OUT
         return self.config.training.validation_fraction if enough else 0.0
 
-    def settings(self, board: Any) -> LoopSettings:
+    def settings(self) -> LoopSettings:
         """What the driver decides for all workers."""
         config, layout = self.config, self.fitted.rows.layout()
         units = self.dataset.units()
@@ -183,10 +170,9 @@ class _Job:
             plan,
             kept == 0,
             self.cluster.threads_per_worker(self.workers),
-            board,
         )
 
-    def trainer(self, settings: LoopSettings) -> TorchTrainer:
+    def trainer(self, settings: LoopSettings, board: Any) -> TorchTrainer:
         """The Ray Train job."""
         packing = PackUnits(
             self.dataset.root,
@@ -201,7 +187,7 @@ class _Job:
             resources["memory"] = memory
         return TorchTrainer(
             train_worker,
-            train_loop_config={"loop": settings},
+            train_loop_config={"loop": settings, "board": board},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self.workers, use_gpu=self.gpu, resources_per_worker=resources
             ),
@@ -215,7 +201,7 @@ def _fit_network(job: _Job) -> tuple[bytes, list[dict[str, Any]]]:
     """Runs the training job; returns the weights and the history."""
     epochs = EpochProgress(_log_epoch)
     with Board(epochs) as board:
-        trainer = job.trainer(job.settings(board.handle))
+        trainer = job.trainer(job.settings(), board.handle)
         try:
             result = trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:

@@ -8,6 +8,7 @@ epoch, each of the same size, whatever its shard holds.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.bundle import schema_from_text
+from pipeline.config import Optimization
 from pipeline.dataset import WorkUnit, read_unit
 from pipeline.errors import DatasetError
 from pipeline.rows import PackedRows, RowTransform
@@ -61,7 +63,7 @@ class PackUnits:
             row = 0
             for rows in read_unit(self.root, unit, names, self.block_rows):
                 bins, _ = transform.from_batch(rows)
-                yield _packed_table(unit.index, row, mask[row : row + len(bins)], packing.pack(bins))
+                yield packed_table(unit.index, row, mask[row : row + len(bins)], packing.pack(bins))
                 row += len(bins)
 
 
@@ -82,11 +84,25 @@ class EpochPlan:
     seed: int
 
 
+def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, seed: int) -> tuple[EpochPlan, int]:
+    """Steps, batch and number of epochs for so many training rows.
+
+    Returns:
+        The plan of an epoch, and the number of epochs.
+    """
+    batch = options.batch_size or 2 ** round(math.log2(min(1024, max(32, rows / 100))))
+    local = max(1, min(batch, rows) // workers)
+    steps = max(1, rows // (local * workers))
+    epochs = options.epochs or min(200, max(5, math.ceil(3000 / steps)))
+    cached = rows * row_bytes / workers <= options.cache_mib << 20
+    return EpochPlan(steps, local, cached, seed), epochs
+
+
 class ShardRows:
     """One worker's rows: held-out ones kept, training ones cached or streamed every epoch.
 
     Args:
-        shard: The worker's Ray Data iterator.
+        shard: The worker's Ray Data iterator, or what has its `iter_batches`.
         plan: How an epoch looks.
         validate_on_training: Whether validation takes the training rows, for want of others.
     """
@@ -148,7 +164,8 @@ def _blocks(shard: Any) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
             yield key, rows[~mask], rows[mask]
 
 
-def _packed_table(unit: int, first: int, mask: npt.NDArray[np.bool_], packed: Packed) -> pa.Table:
+def packed_table(unit: int, first: int, mask: npt.NDArray[np.bool_], packed: Packed) -> pa.Table:
+    """Packed rows of a unit, from its row `first` on, as a table of (unit, row, held_out, packed)."""
     rows, width = packed.shape
     array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(packed.tobytes())])
     return pa.table(

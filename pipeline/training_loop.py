@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.checkpoints import LoopState, load_checkpoint, save_checkpoint
 from pipeline.config import Optimization
@@ -49,7 +48,6 @@ class LoopSettings:
         plan: How an epoch looks to a worker.
         validate_on_training: Whether there are no held-out rows.
         threads: Compute threads a worker.
-        board: Actor handle that progress goes to, or None.
     """
 
     layout: dict[str, Any]
@@ -60,7 +58,42 @@ class LoopSettings:
     plan: EpochPlan
     validate_on_training: bool
     threads: int
-    board: Any
+
+
+class Host(Protocol):
+    """What a training run stands on: a worker of Ray Train, or this process alone.
+
+    Attributes:
+        rank: Number of this worker.
+        world: How many workers there are.
+        device: Device that the network runs on.
+        shard: This worker's packed rows, as `ShardRows` takes them.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    shard: Any
+
+    def checkpoint(self) -> AbstractContextManager[str | None]:
+        """The folder of the checkpoint to go on from; None: there is none."""
+        ...
+
+    def wrap(self, vae: VAE) -> nn.Module:
+        """The network as all workers train it together."""
+        ...
+
+    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
+        """Takes an epoch's metrics and, from rank 0, the folder of its checkpoint."""
+        ...
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Takes an epoch's figures, for people."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """Training stops for good: raising would make Ray Train start over."""
+        ...
 
 
 @dataclass
@@ -107,31 +140,25 @@ class TrainingRun:
 
     Args:
         settings: What the driver decided.
+        host: What the run stands on.
     """
 
-    def __init__(self, settings: LoopSettings) -> None:
-        self.settings, self.options = settings, settings.optimization
+    def __init__(self, settings: LoopSettings, host: Host) -> None:
+        self.settings, self.options, self.host = settings, settings.optimization, host
         torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
-        context = ray.train.get_context()
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
+        self.rank, self.world, self.device = host.rank, host.world, host.device
         layout = FeatureLayout.from_json(settings.layout)
         self.packing = PackedRows(layout)
         self.vae = VAE(layout, NetworkConfig.from_json(settings.network)).to(self.device)
         self.best_weights = b""
         self.state = LoopState()
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.options.learning_rate)
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
+        with host.checkpoint() as folder:
+            if folder is not None:
                 self.best_weights, self.state = load_checkpoint(folder, self.vae, self.optimizer)
-        self.model = self.vae
-        if self.world > 1:
-            self.model = ray.train.torch.prepare_model(
-                self.vae, move_to_device=False, parallel_strategy_kwargs={"find_unused_parameters": True}
-            )
-        self.rows = ShardRows(ray.train.get_dataset_shard("rows"), settings.plan, settings.validate_on_training)
+        self.model = host.wrap(self.vae)
+        self.rows = ShardRows(host.shard, settings.plan, settings.validate_on_training)
         self._checkpoint_time = time.monotonic()
 
     @property
@@ -261,9 +288,8 @@ class TrainingRun:
             "rows_per_second": float(training.rows) / max(seconds, 1e-9),
         }
         self.state.history.append(entry)
-        if self.rank == 0 and self.settings.board is not None:
-            message = {"epochs": self.settings.epochs, "rows": int(training.rows), **entry}
-            self.settings.board.tell.remote(message)
+        if self.rank == 0:
+            self.host.tell({"epochs": self.settings.epochs, "rows": int(training.rows), **entry})
 
     def _figures(self, validation: Totals) -> dict[str, Any]:
         reconstruction, kl = validation.per_row()
@@ -275,7 +301,7 @@ class TrainingRun:
         }
 
     def _report(self) -> None:
-        """Gives Ray Train the epoch's metrics, with a checkpoint when one is due (rank 0's clock decides)."""
+        """Gives the host the epoch's metrics, with a checkpoint when one is due (rank 0's clock decides)."""
         elapsed = time.monotonic() - self._checkpoint_time
         due = torch.tensor([float(self.state.done or elapsed >= self.options.checkpoint_seconds)])
         if self.world > 1:
@@ -286,11 +312,11 @@ class TrainingRun:
         self._checkpoint_time = time.monotonic()
         metrics = {"epoch": self.state.epoch, "minus_elbo": self.state.history[-1]["minus_elbo_bits"]}
         if self.rank != 0:
-            ray.train.report(metrics)
+            self.host.report(metrics, None)
             return
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(folder, self.vae, self.best_weights, self.optimizer, self.state)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            self.host.report(metrics, folder)
 
     def _stop_non_finite(self, step: int, terms: LossTerms) -> None:
         """Names the columns whose likelihood is not finite, on whichever worker they are."""
@@ -303,13 +329,13 @@ class TrainingRun:
         self._fail(f"the loss is not finite {where}", f"step {step}")
 
     def _fail(self, what: str, step: str) -> None:
-        """Tells the driver why training stops for good; raising would make Ray Train start over."""
+        """Says why training stops for good."""
         message = (
             f"{what} at epoch {self.state.epoch}, {step}, phase {self.state.phase}; lower training.learning_rate, "
             "or pass the column through"
         )
-        if self.rank == 0 and self.settings.board is not None:
-            ray.get(self.settings.board.fail.remote(message))
+        if self.rank == 0:
+            self.host.fail(message)
 
     def _tensor(self, packed: Packed) -> Tensor:
         return torch.from_numpy(self.packing.unpack(packed)).to(self.device)
@@ -321,8 +347,3 @@ class TrainingRun:
         if self.world > 1:
             totals.reduce()
         return totals
-
-
-def train_worker(settings: dict[str, Any]) -> None:
-    """What Ray Train calls on every worker; `settings["loop"]` is a `LoopSettings`."""
-    TrainingRun(settings["loop"]).run()

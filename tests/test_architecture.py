@@ -28,7 +28,7 @@ RAY_FILES = {
     "pipeline.preflight",
     "pipeline.progress",
     "pipeline.train",
-    "pipeline.training_loop",
+    "pipeline.training_worker",
 }
 """The only files that import ray; every other step reaches it through `pipeline.cluster`."""
 STEPS = {"train", "encode", "decode", "evaluate"}

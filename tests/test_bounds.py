@@ -16,7 +16,7 @@ from pipeline.bounds import Bound, overrides, parse_bound, resolve_bounds
 from pipeline.columns import ColumnOptions
 from pipeline.config import TrainConfig
 from pipeline.errors import ConfigError
-from pipeline.fit import column_options
+from pipeline.fitting import column_options
 from tests.small import fit
 
 

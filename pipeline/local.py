@@ -1,0 +1,168 @@
+"""Training in this process, from rows in memory, without Ray: for notebooks, estimators and benchmarks.
+
+The columns are fitted and the network is trained by the same code as in `parvae train`; only what carries rows and
+checkpoints differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from pipeline.bounds import overrides
+from pipeline.bundle import Bundle
+from pipeline.columns import ColumnOptions
+from pipeline.config import TrainConfig
+from pipeline.dataset import WorkUnit
+from pipeline.errors import DatasetError, TrainingError
+from pipeline.fitting import Fitted, column_options, empty_stats, fit_all
+from pipeline.promise import Errors
+from pipeline.rows import PackedRows
+from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, Priorities, held_out
+from pipeline.training_data import EpochPlan, epoch_plan, packed_table
+from pipeline.training_loop import LoopSettings, TrainingRun
+from vae_model.network import VAE
+from vae_model.weights import to_bytes
+
+LOG = logging.getLogger(__name__)
+_BATCH_ROWS = 65_536
+
+
+def fit_table(
+    table: pa.Table,
+    config: TrainConfig,
+    device: str = "cpu",
+    threads: int | None = None,
+    listen: Callable[[dict[str, Any]], None] | None = None,
+) -> Bundle:
+    """Trains a model on a table in memory. No coder is fitted: `encode` does that when it is asked for guarantees.
+
+    Args:
+        table: The rows.
+        config: The configuration, as of `parvae train`.
+        device: Torch device.
+        threads: Compute threads while training; None: torch's own setting.
+        listen: Called with a dictionary of figures after each epoch.
+
+    Raises:
+        ConfigError: A column is configured wrongly, or nothing is left to model.
+        DatasetError: There are no rows.
+        TrainingError: The loss stopped being finite.
+    """
+    if not table.num_rows:
+        raise DatasetError("the table has no rows; nothing can be learned from it")
+    started = time.monotonic()
+    table = table.unify_dictionaries()
+    options = column_options(table.schema, config.passthrough, config.columns, config.defaults)
+    unit = WorkUnit(0, "table", 0, (table.num_rows,), 0)
+    batches = table.to_batches(max_chunksize=_BATCH_ROWS)
+    fitted = _fit_columns(batches, table.schema, options, config.seed, unit)
+    fraction = config.training.validation_fraction if table.num_rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
+    mask = held_out(config.seed, unit, fraction)
+    host = _Process(torch.device(device), _Packed(batches, fitted, mask), listen or _ignore)
+    kept = int(np.count_nonzero(mask))
+    settings = _settings(fitted, config, table.num_rows - kept, kept == 0, threads or torch.get_num_threads())
+    weights, history = _train(settings, host)
+    training = {
+        "config": config.to_json(),
+        "rows": table.num_rows,
+        "seconds": time.monotonic() - started,
+        "history": history,
+    }
+    errors = Errors.resolve(fitted.rows, config.bound, overrides(options))
+    return Bundle(fitted.rows, weights, training, device, errors)
+
+
+def _fit_columns(
+    batches: list[pa.RecordBatch], schema: pa.Schema, options: dict[str, ColumnOptions], seed: int, unit: WorkUnit
+) -> Fitted:
+    stats, draw = empty_stats(schema, options), Priorities(seed, unit)
+    names = [name for name in schema.names if options[name].kind != "passthrough"]
+    for batch in batches:
+        keys = draw.next(batch.num_rows)
+        for name in names:
+            stats[name].observe(batch.column(batch.schema.get_field_index(name)), keys)
+    return fit_all(schema, stats, options, "the table")
+
+
+def _settings(fitted: Fitted, config: TrainConfig, rows: int, validate_on_training: bool, threads: int) -> LoopSettings:
+    layout = fitted.rows.layout()
+    plan, epochs = epoch_plan(rows, PackedRows(layout).row_bytes, config.training, 1, config.seed)
+    plan = EpochPlan(plan.steps, plan.local_batch, cached=True, seed=plan.seed)
+    return LoopSettings(
+        layout.to_json(),
+        config.network.to_json(),
+        config.training,
+        config.seed,
+        epochs,
+        plan,
+        validate_on_training,
+        threads,
+    )
+
+
+def _train(settings: LoopSettings, host: _Process) -> tuple[bytes, list[dict[str, Any]]]:
+    """Runs the loop; leaves torch's threads and random state as they were."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[host.device] if host.device.type == "cuda" else []):
+            run = TrainingRun(settings, host)
+            run.run()
+    finally:
+        torch.set_num_threads(threads)
+    return to_bytes(run.vae), run.state.history
+
+
+@dataclass
+class _Packed:
+    """Packed rows in the place of a Ray Data iterator."""
+
+    batches: list[pa.RecordBatch]
+    fitted: Fitted
+    held_out: Any
+
+    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+        """Yields tables as `PackUnits` makes them."""
+        rows = self.fitted.rows
+        packing, first = PackedRows(rows.layout()), 0
+        for batch in self.batches:
+            bins, _ = rows.from_batch(batch)
+            yield packed_table(0, first, self.held_out[first : first + len(bins)], packing.pack(bins))
+            first += len(bins)
+
+
+@dataclass
+class _Process:
+    """This process as the host of a training run; see `pipeline.training_loop.Host`."""
+
+    device: torch.device
+    shard: Any
+    tell: Callable[[dict[str, Any]], None]
+    rank: int = field(default=0, init=False)
+    world: int = field(default=1, init=False)
+
+    def checkpoint(self) -> contextlib.nullcontext[str | None]:
+        return contextlib.nullcontext(None)
+
+    def wrap(self, vae: VAE) -> nn.Module:
+        return vae
+
+    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
+        """Keeps nothing: what is trained here is short."""
+
+    def fail(self, reason: str) -> None:
+        raise TrainingError(reason)
+
+
+def _ignore(message: dict[str, Any]) -> None:
+    """Where nobody listens."""
+    del message
