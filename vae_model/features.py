@@ -127,9 +127,18 @@ class OrdinalGrid(nn.Module):
         u_BN = bins_BN.to(torch.float64) * self.step_N + self.shift_N
         return self._warp(u_BN).masked_fill_(bins_BN < 0, 0.0).to(dtype)
 
-    def cells(self, bins_BN: Tensor, dtype: torch.dtype = torch.float32) -> Cells:
-        """The cells of bins, in `dtype`; those of absent symbols are finite and mean nothing."""
+    def cells(self, bins_BN: Tensor, dtype: torch.dtype = torch.float32, beyond_BN: Tensor | None = None) -> Cells:
+        """The cells of bins, in `dtype`; those of absent symbols are finite and mean nothing.
+
+        Args:
+            bins_BN: The bins.
+            dtype: Floating-point type of the result.
+            beyond_BN: How far values lie outside of the grid, in standardized units: above 0 beyond the last bin,
+                below 0 before the first, 0 inside. The cell of such a value is the whole tail from there on.
+        """
         u_BN = bins_BN.to(torch.float64) * self.step_N + self.shift_N
+        if beyond_BN is not None:
+            u_BN = u_BN + beyond_BN
         half_N = self.step_N / 2
         y_BN = self._warp(u_BN).to(dtype)
         lower_BN, upper_BN = self._warp(u_BN - half_N), self._warp(u_BN + half_N)
@@ -141,6 +150,8 @@ class OrdinalGrid(nn.Module):
             width_BN = torch.where(inner_BN >= self.knee_N, bent_BN, upper_BN - lower_BN).to(dtype)
         below_BN, above_BN = (lower_BN - y_BN).to(dtype), (upper_BN - y_BN).to(dtype)
         first_BN, last_BN = bins_BN <= 0, bins_BN >= self.last_N
+        if beyond_BN is not None:  # on a grid of one bin, the first is the last
+            first_BN, last_BN = first_BN & (beyond_BN <= 0), last_BN & (beyond_BN >= 0)
         below_BN.masked_fill_(first_BN, -FAR)
         above_BN.masked_fill_(last_BN, FAR)
         width_BN.masked_fill_(first_BN | last_BN, FAR)

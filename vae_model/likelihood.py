@@ -94,8 +94,15 @@ class Likelihood(nn.Module, ABC, Generic[P]):
         """Parameters from raw numbers (..., B, outputs) and a guess of the locations (..., B, N)."""
 
     @abstractmethod
-    def log_prob(self, parameters: P, bins_BN: Tensor) -> Tensor:
-        """The log-probability of bins by symbol, (..., B, N), nats."""
+    def log_prob(self, parameters: P, bins_BN: Tensor, beyond_BN: Tensor | None = None) -> Tensor:
+        """The log-probability of bins by symbol, (..., B, N), nats.
+
+        Args:
+            parameters: The parameters.
+            bins_BN: The bins.
+            beyond_BN: Ordinal symbols only: how far values lie outside of the grid, see `OrdinalGrid.cells`. The
+                farther, the less probable, whatever the parameters.
+        """
 
     @abstractmethod
     def estimate(self, parameters: P) -> Tensor:
@@ -149,9 +156,9 @@ class DiscretizedLogisticMixture(Likelihood[MixtureParameters]):
         logits = blocks[2] if self.components > 1 else torch.zeros_like(loc)
         return MixtureParameters(logits, loc, log_scale)
 
-    def log_prob(self, parameters: MixtureParameters, bins_BN: Tensor) -> Tensor:
-        """Log-mass of each bin."""
-        cells = self.grid.cells(bins_BN, parameters.loc.dtype)
+    def log_prob(self, parameters: MixtureParameters, bins_BN: Tensor, beyond_BN: Tensor | None = None) -> Tensor:
+        """Log-mass of each bin; of the tail that begins at a value outside of the grid."""
+        cells = self.grid.cells(bins_BN, parameters.loc.dtype, beyond_BN)
         y, below, above, width = (part.unsqueeze(-2) for part in cells)
         inverse = torch.exp(-parameters.log_scale)
         offset = y - parameters.loc
@@ -204,10 +211,15 @@ class Gaussian(Likelihood[GaussianParameters]):
         """The raw numbers are the locations."""
         return GaussianParameters(raw if guess is None else raw + guess, self.log_scale(raw))
 
-    def log_prob(self, parameters: GaussianParameters, bins_BN: Tensor) -> Tensor:
-        """Log-density at the bins' centres."""
+    def log_prob(self, parameters: GaussianParameters, bins_BN: Tensor, beyond_BN: Tensor | None = None) -> Tensor:
+        """Log-density at the bins' centres; outside of the grid it falls as if the location were within."""
         y_BN = self.grid.positions(bins_BN, parameters.loc.dtype)
         log_prob = log_normal(y_BN, parameters.loc, 2 * parameters.log_scale)
+        if beyond_BN is not None:
+            far_BN = self.grid.cells(bins_BN, parameters.loc.dtype, beyond_BN).y_BN
+            loc = torch.where(beyond_BN > 0, parameters.loc.minimum(y_BN), parameters.loc.maximum(y_BN))
+            fall = 0.5 * (far_BN - y_BN) * (far_BN + y_BN - 2 * loc) * torch.exp(-2 * parameters.log_scale)
+            log_prob = log_prob - fall.masked_fill(beyond_BN == 0, 0.0)
         return log_prob.masked_fill(bins_BN < 0, 0.0)
 
     def estimate(self, parameters: GaussianParameters) -> Tensor:
@@ -277,8 +289,9 @@ class Categorical(Likelihood[CategoricalParameters]):
         logits = raw.view(*raw.shape[:-1], self.count, self.categories)
         return CategoricalParameters(logits + self.padding_NV if self._padded else logits)
 
-    def log_prob(self, parameters: CategoricalParameters, bins_BN: Tensor) -> Tensor:
+    def log_prob(self, parameters: CategoricalParameters, bins_BN: Tensor, beyond_BN: Tensor | None = None) -> Tensor:
         """Log-probability of each category."""
+        del beyond_BN
         logits = parameters.logits
         index = bins_BN.clamp(min=0).expand(logits.shape[:-1]).unsqueeze(-1)
         chosen = logits.gather(-1, index).squeeze(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,22 @@ from vae_model.encoder import Encoder
 from vae_model.layout import FeatureLayout
 from vae_model.likelihood import Likelihood, Parameters
 
-__all__ = ["VAE", "NetworkConfig"]
+__all__ = ["VAE", "NetworkConfig", "Novel"]
+LEAST_LOG_PROB = -1e9
+"""No value outside of a grid counts as less probable, in nats: what it is added to stays exact enough."""
+
+
+class Novel(NamedTuple):
+    """Values that lie outside of the range that the model was fitted to.
+
+    Attributes:
+        beyond_BD: How far each symbol's value lies outside of its grid, in standardized units (float64): above 0
+            beyond the last bin, below 0 before the first, 0 inside. Bins there are the first or the last.
+        log_prob: The log-probability that such a value has at most, in nats.
+    """
+
+    beyond_BD: Tensor
+    log_prob: float
 
 
 class VAE(nn.Module):
@@ -114,13 +129,26 @@ class VAE(nn.Module):
                 first += span.width
         return [by_span[number] for number in range(len(by_span))]
 
-    def log_prob(self, bins_BD: Tensor, z_BZ: Tensor) -> Tensor:
-        """The log-probability of rows given z by span, logp_BS in nats; z_MBZ gives logp_MBS."""
+    def log_prob(self, bins_BD: Tensor, z_BZ: Tensor, novel: Novel | None = None) -> Tensor:
+        """The log-probability of rows given z by span, logp_BS in nats; z_MBZ gives logp_MBS.
+
+        Args:
+            bins_BD: The rows.
+            z_BZ: Latents.
+            novel: Which values lie outside of the grids, if any do.
+        """
         parts = []
         parameters_by_group = self._decode_groups(z_BZ)
         with full_precision(z_BZ):
             for group, parameters in zip(self._groups(), parameters_by_group, strict=True):
-                logp_BN = group.likelihood.log_prob(parameters, group.columns(bins_BD))
+                bins_BN = group.columns(bins_BD)
+                if novel is None or group.spans[0].kind == "categorical":
+                    logp_BN = group.likelihood.log_prob(parameters, bins_BN)
+                else:
+                    beyond_BN = group.columns(novel.beyond_BD)
+                    logp_BN = group.likelihood.log_prob(parameters, bins_BN, beyond_BN)
+                    least_BN = logp_BN.clamp(LEAST_LOG_PROB, novel.log_prob)
+                    logp_BN = torch.where(beyond_BN != 0, least_BN, logp_BN)
                 parts.append(group.by_span(logp_BN))
             return torch.cat(parts, dim=-1).index_select(-1, self.span_order_S)
 
@@ -152,6 +180,12 @@ class VAE(nn.Module):
         """
         z_MBZ, kl_BZ = self._draw(self.encode(bins_BD), objective, generator)
         return loss_terms(self.log_prob(bins_BD, z_MBZ), kl_BZ, objective)
+
+    def draw(
+        self, bins_BD: Tensor, objective: Objective, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents z_MBZ of rows under the objective's noise, and KL(q(z|x) ‖ p(z)) by latent, kl_BZ in nats."""
+        return self._draw(self.encode(bins_BD), objective, generator)
 
     def _draw(
         self, posterior: Posterior, objective: Objective, generator: torch.Generator | None

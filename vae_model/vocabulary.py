@@ -73,8 +73,9 @@ class TwoLevelCategorical(Likelihood[TwoLevelParameters]):
         logits = asked + self.bias_NGR[symbol_N, cluster_BN] + self.padding_GR[cluster_BN]
         return F.log_softmax(logits, dim=-1)
 
-    def log_prob(self, parameters: TwoLevelParameters, bins_BN: Tensor) -> Tensor:
+    def log_prob(self, parameters: TwoLevelParameters, bins_BN: Tensor, beyond_BN: Tensor | None = None) -> Tensor:
         """Log-probability of each category."""
+        del beyond_BN
         bins = bins_BN.clamp(min=0)
         cluster = bins // self.size
         within = self._within(cluster, parameters.query)

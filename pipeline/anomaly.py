@@ -1,0 +1,163 @@
+"""Anomaly scores of rows under a model: how improbable they are, and which columns make them so.
+
+For M draws z from q(z|x) the *surprise* of a column is -E_q[log p(column|z)] in nats; minus their sum is the
+reconstruction probability of An & Cho (2015, "Variational autoencoder based anomaly detection using reconstruction
+probability"), with the KL it is -ELBO.
+
+Values that the model has never seen have no probability of their own. n rows were trained on; by the exchangeability of
+rows the next one holds something new with a probability of about 1/(n+1):
+
+* a number outside of the fitted range has the probability of the whole tail that begins at it, and at most 1/(n+1); the
+  farther outside, the less (an infinity counts as the farthest number);
+* a category, null or NaN where fitting saw none costs log(n+1) nats;
+* a value that is not there (null, NaN, a category outside of the vocabulary) is counted with the surprise that the
+  model expects of that column, so that saying nothing never makes a row less strange.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.bundle import Bundle
+from pipeline.columns.base import State
+from pipeline.columns.beyond import distance_beyond
+
+Floats = npt.NDArray[np.float64]
+_CHUNK_ROWS, _CHUNK_SYMBOLS = 1024, 1 << 18
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of B rows, in nats.
+
+    Attributes:
+        log_prob: E_q[log p(x|z)], the reconstruction probability, shape (B,).
+        kl: KL(q(z|x) ‖ p(z)), shape (B,).
+        surprise: -E_q[log p(column|z)], shape (B, C).
+        expected: The surprise that the model expects of each column given z (its entropy), shape (B, C).
+        latents: Posterior means, shape (B, Z).
+    """
+
+    log_prob: Floats
+    kl: Floats
+    surprise: Floats
+    expected: Floats
+    latents: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Rows as the model takes them.
+
+    Attributes:
+        bins: Symbols, shape (B, D).
+        beyond: How far outside of the grids values lie, shape (B, D); None if none does.
+        absent: Whether a column's value is not there, shape (B, C).
+        unseen: Whether a column is in a state that fitting did not see, shape (B, C).
+    """
+
+    bins: npt.NDArray[np.int64]
+    beyond: Floats | None
+    absent: npt.NDArray[np.bool_]
+    unseen: npt.NDArray[np.bool_]
+
+
+class Scorer:
+    """Scores rows in chunks of `chunk_rows`, each with noise of its own.
+
+    Args:
+        bundle: The model.
+        samples: M, the draws of z a row.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, bundle: Bundle, samples: int, seed: int) -> None:
+        self._bundle, self._samples, self._seed = bundle, samples, seed
+        self.columns = [column.name for column in bundle.rows.modelled]
+        spans = bundle.rows.layout().spans
+        self.chunk_rows = max(16, min(_CHUNK_ROWS, _CHUNK_SYMBOLS // bundle.rows.layout().n_symbols))
+        number = {name: index for index, name in enumerate(self.columns)}
+        self._owner = np.array([number[span.column] for span in spans])
+        self._value = np.array([span.role == "value" for span in spans])
+        self._rarity = math.log1p(max(1, int(bundle.training.get("rows", 1))))
+
+    def __call__(self, batch: pa.RecordBatch, stream: int, chunk: int) -> Scores:
+        """Scores one chunk.
+
+        Args:
+            batch: At most `chunk_rows` rows with at least the modelled columns.
+            stream: Which stream of rows the chunk belongs to, a number from 0 up: noise differs between streams.
+            chunk: Number of the chunk in it.
+        """
+        import torch
+
+        from vae_model.elbo import Objective
+        from vae_model.network import Novel
+
+        observed, device, vae = observe(self._bundle, batch), self._bundle.device, self._bundle.vae
+        words = np.random.SeedSequence([self._seed, stream, chunk]).generate_state(2, np.uint64)
+        noise, other = (torch.Generator(device=device).manual_seed(int(word >> 1)) for word in words)
+        bins_BD = torch.from_numpy(observed.bins).to(device)
+        novel = None
+        if observed.beyond is not None:
+            novel = Novel(torch.from_numpy(observed.beyond).to(device), -self._rarity)
+        objective = Objective(noise=vae.deployed_noise, mc_samples=self._samples)
+        with torch.inference_mode():
+            z_MBZ, kl_BZ = vae.draw(bins_BD, objective, noise)
+            means_BZ = vae.encode(bins_BD).mu_BZ
+            found, typical = torch.zeros(2, len(bins_BD), len(self._owner), dtype=torch.float64, device=device)
+            for number in range(self._samples):
+                z_BZ = z_MBZ[number % len(z_MBZ)]
+                found -= vae.log_prob(bins_BD, z_BZ, novel).double()
+                typical -= vae.log_prob(vae.sample(z_BZ, other), z_BZ).double()
+        found, typical = (value.cpu().numpy() / self._samples for value in (found, typical))
+        surprise, expected = self._by_column(found, typical, observed)
+        kl = kl_BZ.double().sum(-1).cpu().numpy()
+        return Scores(-surprise.sum(1), kl, surprise, expected, means_BZ.float().cpu().numpy())
+
+    def _by_column(self, found_BS: Floats, typical_BS: Floats, observed: Observed) -> tuple[Floats, Floats]:
+        """Sums surprises by span to those by column; puts in what the model cannot say."""
+        missing = observed.absent[:, self._owner] & self._value
+        found_BS = np.where(missing, typical_BS, found_BS)
+        shape = (len(found_BS), len(self.columns))
+        surprise, expected = np.zeros(shape), np.zeros(shape)
+        np.add.at(surprise, (slice(None), self._owner), found_BS)
+        np.add.at(expected, (slice(None), self._owner), typical_BS)
+        return surprise + self._rarity * observed.unseen, expected
+
+
+def observe(bundle: Bundle, batch: pa.RecordBatch) -> Observed:
+    """Turns rows into what `Scorer` needs of them: symbols, and whatever symbols cannot say.
+
+    Args:
+        bundle: The model.
+        batch: Rows with at least the modelled columns.
+    """
+    columns = bundle.rows.modelled
+    bins, beyond = [], []
+    absent, unseen = np.zeros((2, batch.num_rows, len(columns)), np.bool_)
+    for number, column in enumerate(columns):
+        values = batch.column(batch.schema.get_field_index(column.name))
+        symbols, far = column.from_values(values), distance_beyond(column, values)
+        own, width = symbols.bins, symbols.bins.shape[1]
+        states = np.zeros(len(values), np.uint8) if symbols.states is None else symbols.states
+        if far is not None:
+            wide = np.zeros((len(values), width))
+            wide[:, width - far.shape[1] :] = far
+            infinite = (states != State.VALUE) & far.any(1)
+            last = column.spans()[-1].bins - 1
+            own[infinite] = 0
+            own[infinite, -1] = np.where(far[infinite, -1] > 0, last, 0)
+            states = np.where(infinite, State.VALUE, states)
+            far = wide
+        bins.append(own)
+        beyond.append(np.zeros((len(values), width)) if far is None else far)
+        absent[:, number] = states != State.VALUE
+        unseen[:, number] = ~np.isin(states, column.seen.seen)
+    joined = np.concatenate(beyond, axis=1)
+    return Observed(np.concatenate(bins, axis=1), joined if joined.any() else None, absent, unseen)
