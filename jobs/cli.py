@@ -22,8 +22,10 @@ COMMANDS = {
     "encode": "encode a dataset into an archive",
     "decode": "decode an archive back to the dataset",
     "evaluate": "compare an archive with its dataset",
+    "score": "score how anomalous every row of a dataset is",
     "verify": "check every checksum of an archive",
     "inspect": "explain a dataset, a model or an archive",
+    "classify": "train classifiers on an archive's latents, on PCA and on the raw columns",
     "submit": "run one of these commands on a Ray cluster, as a job",
 }
 DESCRIPTION = "Learned compression for Parquet datasets, on Ray."

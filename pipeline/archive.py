@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -134,6 +134,28 @@ class Archive:
                     batches += self._read_part(record, range(low - begun, high - begun), decoder)
                 begun += record.rows
         return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Decodes all rows as a stream, block by block.
+
+        Args:
+            columns: Names of columns, None for all.
+
+        Yields:
+            Record batches with the columns in the dataset's order.
+
+        Raises:
+            ConfigError: If there is no such column.
+            ArchiveError: If the archive is damaged where it was read.
+        """
+        self.check_columns(columns, "columns")
+        decoder = Decoder(self.model, columns)
+        for record in self.parts:
+            with PartReader(self.part_location(record), record, self.form, whole=False) as part:
+                for number in range(len(part.block_rows)):
+                    with one_thread():
+                        batch = decoder.batch(part, number)
+                    yield batch
 
     def _read_part(self, record: PartRecord, rows: range, decoder: Decoder) -> list[pa.RecordBatch]:
         found, begun = [], 0

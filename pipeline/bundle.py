@@ -103,6 +103,19 @@ class Bundle:
                 out[start : start + NETWORK_ROWS] = latents.float().cpu().numpy()
         return out
 
+    def to_posterior(self, bins_bd: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Encodes symbols: means and log-variances of the posterior, not rounded; each of shape (rows, Z)."""
+        import torch
+
+        shape = (len(bins_bd), self.latent_dim)
+        mean, logvar = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(bins_bd), NETWORK_ROWS):
+                posterior = self.vae.encode(torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(self.device))
+                mean[start : start + NETWORK_ROWS] = posterior.mu_BZ.float().cpu().numpy()
+                logvar[start : start + NETWORK_ROWS] = posterior.logvar_BZ.float().cpu().numpy()
+        return mean, logvar
+
     def to_bins(self, latents_bz: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Decodes latents to the most plausible symbols; shape (rows, D)."""
         import torch
