@@ -35,6 +35,8 @@ class Optimization:
         kl_warm_up: Share of the first phase's steps over which β rises from 0.
         free_bits: KL a latent may cost for nothing, in nats.
         mc_samples: M, the latent samples a row and step.
+        corruption: Share of the values that the encoder sees swapped with other rows' while training: better
+            features, at a worse ELBO.
         rounding: Whether latents are rounded to a grid, with its noise in the last phase.
         rounding_share: Share of the epochs that the last phase takes.
         validation_fraction: Share of the rows held out.
@@ -53,6 +55,7 @@ class Optimization:
     kl_warm_up: float = 0.2
     free_bits: float = 0.0
     mc_samples: Whole = 1
+    corruption: float = 0.0
     rounding: bool = True
     rounding_share: float = 0.25
     validation_fraction: float = 0.1
@@ -72,7 +75,7 @@ class Optimization:
             _require(value is None or value >= 1, f"training.{name}", value, "at least 1")
         for name in ("beta", "free_bits", "checkpoint_seconds"):
             _require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
-        for name in ("kl_warm_up", "rounding_share", "validation_fraction"):
+        for name in ("corruption", "kl_warm_up", "rounding_share", "validation_fraction"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"training.{name}", value, "between 0 and 1")
 

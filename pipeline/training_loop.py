@@ -1,9 +1,9 @@
 """The loop that every training worker runs: epochs, two phases, validation, checkpoints.
 
 Phase 1 draws z from the Gaussian posterior. Phase 2 ("rounding") fixes the latent grid and trains on the noise
-that rounding to it makes. A phase ends after its epochs or when the validation ELBO has stopped rising; the
-best weights of the last phase are the model. A run too short for two phases takes the grid without training on
-its noise.
+that rounding to it makes. A phase ends after its epochs or when the validation ELBO, its KL weighted with β, has
+stopped rising; the best weights of the last phase are the model. A run too short for two phases takes the grid
+without training on its noise.
 """
 
 from __future__ import annotations
@@ -194,12 +194,12 @@ class TrainingRun:
 
     def _objective(self, step: int) -> Objective:
         if self.vae.config.autoencoder:
-            return Objective(beta=0.0, noise="none")
+            return Objective(beta=0.0, noise="none", corruption=self.options.corruption)
         if self.state.phase == 2:
-            return Objective(self.options.beta, 0.0, self.options.mc_samples, "uniform")
+            return Objective(self.options.beta, 0.0, self.options.mc_samples, "uniform", self.options.corruption)
         warm_steps = int(self.options.kl_warm_up * self.phase_epochs(1) * self.settings.plan.steps)
         beta = self.options.beta * warm_up(step, warm_steps)
-        return Objective(beta, self.options.free_bits, self.options.mc_samples, "gaussian")
+        return Objective(beta, self.options.free_bits, self.options.mc_samples, "gaussian", self.options.corruption)
 
     def _learning_rate(self, progress: float) -> float:
         """Cosine from the peak to 1 % over the phases; phase 2 starts at 30 % of the peak."""
@@ -255,7 +255,7 @@ class TrainingRun:
         """Keeps the best weights; at the end of a phase goes back to them, and fixes the latent grid."""
         state = self.state
         reconstruction, kl = validation.per_row()
-        score = kl - reconstruction
+        score = self.options.beta * kl - reconstruction
         if score < state.best - 1e-4 * abs(score):
             state.best, state.stale = score, 0
             self.best_weights = to_bytes(self.vae)

@@ -44,6 +44,7 @@ class Objective:
         noise: `"gaussian"`: z ~ q(z|x). `"uniform"`: z = mu + U(±step/2), the noise of a rounded latent
             (universal quantization, Agustsson & Theis 2020), for the last training phase. `"none"`: z is the
             rounded mean (gradients pass straight through), or the mean itself where no grid is set.
+        corruption: Share of the symbols that the encoder, not the likelihood, sees swapped; see `swap_symbols`.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -53,8 +54,11 @@ class Objective:
     free_bits: float = 0.0
     mc_samples: int = 1
     noise: Noise = "gaussian"
+    corruption: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.corruption < 1:
+            raise ValueError(f"corruption is {self.corruption}, must be at least 0 and less than 1")
         if self.beta < 0 or self.free_bits < 0 or self.mc_samples < 1:
             raise ValueError(f"{self}: beta and free_bits must not be negative, mc_samples at least 1")
         if self.noise not in ("gaussian", "uniform", "none"):
@@ -172,6 +176,17 @@ def draw_uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generato
     """Noise uniform in [0, 1) of `like`'s dtype and device, drawn where the generator lives."""
     device = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def swap_symbols(bins_BD: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Corrupts rows for a denoising VAE (Im, Ahn, Memisevic & Bengio 2017; Vincent et al. 2010).
+
+    Each symbol becomes, with probability `share`, that of the same column in another row of the batch: its marginal
+    distribution stays, and only the other columns can tell what it was.
+    """
+    uniform_2BD = draw_uniform((2, *bins_BD.shape), bins_BD.new_zeros((), dtype=torch.float32), generator)
+    rows_BD = (uniform_2BD[0] * len(bins_BD)).long().clamp(max=len(bins_BD) - 1)
+    return torch.where(uniform_2BD[1] < share, bins_BD.gather(0, rows_BD), bins_BD)
 
 
 def reparameterize(

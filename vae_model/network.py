@@ -24,9 +24,10 @@ from vae_model.elbo import (
     log_normal,
     loss_terms,
     reparameterize,
+    swap_symbols,
 )
 from vae_model.encoder import Encoder
-from vae_model.layout import FeatureLayout
+from vae_model.layout import ABSENT, END, FeatureLayout
 from vae_model.likelihood import Likelihood, Parameters
 
 __all__ = ["VAE", "NetworkConfig", "Novel"]
@@ -155,16 +156,26 @@ class VAE(nn.Module):
     def _bins(self, z_BZ: Tensor, pick: Callable[[Likelihood[Any], Parameters], Tensor]) -> Tensor:
         pairs = zip(self._groups(), self._decode_groups(z_BZ), strict=True)
         parts = [pick(group.likelihood, parameters) for group, parameters in pairs]
-        return torch.cat(parts, dim=-1).index_select(-1, self.symbol_order_D)
+        bins_BD = torch.cat(parts, dim=-1).index_select(-1, self.symbol_order_D)
+        for span in self.layout.spans:
+            if span.is_sequence:
+                own = bins_BD[..., span.start : span.stop]
+                ends_before = (own == END).cumsum(-1).roll(1, -1)
+                ends_before[..., 0] = 0
+                own.masked_fill_(ends_before > 0, ABSENT)
+        return bins_BD
 
     @torch.no_grad()
     def reconstruct(self, z_BZ: Tensor) -> Tensor:
-        """The bins bins_BD (int64, always valid) of the means of p(x|z), of its modes where categorical."""
+        """The bins bins_BD (int64, always valid) of the means of p(x|z), of its modes where categorical.
+
+        Symbols after the end of a sequence are absent.
+        """
         return self._bins(z_BZ, lambda likelihood, parameters: likelihood.estimate(parameters))
 
     @torch.no_grad()
     def sample(self, z_BZ: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Bins bins_BD (int64, always valid) drawn from p(x|z)."""
+        """Bins bins_BD (int64, always valid) drawn from p(x|z); symbols after the end of a sequence are absent."""
         return self._bins(z_BZ, lambda likelihood, parameters: likelihood.sample(parameters, generator))
 
     def forward(self, bins_BD: Tensor, objective: Objective, generator: torch.Generator | None = None) -> LossTerms:
@@ -172,13 +183,14 @@ class VAE(nn.Module):
 
         Args:
             bins_BD: The rows.
-            objective: Noise, samples, β and free bits.
+            objective: Noise, samples, β, free bits and corruption.
             generator: Source of the noise; torch's global one if None.
 
         Raises:
             ValueError: If uniform noise is asked for while a latent has no grid.
         """
-        z_MBZ, kl_BZ = self._draw(self.encode(bins_BD), objective, generator)
+        seen_BD = bins_BD if not objective.corruption else swap_symbols(bins_BD, objective.corruption, generator)
+        z_MBZ, kl_BZ = self._draw(self.encode(seen_BD), objective, generator)
         return loss_terms(self.log_prob(bins_BD, z_MBZ), kl_BZ, objective)
 
     def draw(

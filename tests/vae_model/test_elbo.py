@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from vae_model import elbo
+from vae_model.layout import FeatureLayout, Span
+from vae_model.network import VAE, NetworkConfig
 
 
 def _covariance(k: int, seed: int) -> torch.Tensor:
@@ -117,3 +119,31 @@ def test_an_objective_out_of_range_is_refused(wrong):
 def test_autocast_does_nothing_on_the_cpu():
     with elbo.autocast("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_does_swapping_keep_columns_and_change_the_share_asked_for() -> None:
+    bins_BD = torch.arange(4000).view(1000, 4) * torch.tensor([1, -1, 1, 1])
+    swapped = elbo.swap_symbols(bins_BD, 0.25, torch.Generator().manual_seed(0))
+    changed = swapped != bins_BD
+    assert 0.2 < float(changed.float().mean()) < 0.3
+    for column in range(4):
+        assert set(swapped[:, column].tolist()) <= set(bins_BD[:, column].tolist())
+    again = elbo.swap_symbols(bins_BD, 0.25, torch.Generator().manual_seed(0))
+    assert torch.equal(swapped, again)
+    rows = changed.any(1).float().mean()
+    assert 0.6 < float(rows) < 0.76  # 1 - 0.75^4: symbols are swapped one by one
+
+
+def test_is_what_the_likelihood_sees_never_corrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = FeatureLayout.assemble([Span("x", "value", "ordinal", 0, 1, 9, (0.25,), (-1.0,))])
+    vae = VAE(layout, NetworkConfig(latent_dim=1, hidden=(4,)))
+    bins_BD = torch.randint(0, 9, (64, 1), generator=torch.Generator().manual_seed(0))
+    seen: dict[str, torch.Tensor] = {}
+    encode, log_prob = vae.encode, vae.log_prob
+    monkeypatch.setattr(vae, "encode", lambda bins: (seen.update(encoder=bins), encode(bins))[1])
+    monkeypatch.setattr(vae, "log_prob", lambda bins, z: (seen.update(likelihood=bins), log_prob(bins, z))[1])
+    vae(bins_BD, elbo.Objective(corruption=0.5), torch.Generator().manual_seed(1))
+    assert torch.equal(seen["likelihood"], bins_BD)
+    assert not torch.equal(seen["encoder"], bins_BD)
+    with pytest.raises(ValueError, match="corruption"):
+        elbo.Objective(corruption=1.0)
