@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = ("jobs", "pipeline", "vae_model")
 PATHS = {"data": "DATA", "model": "--model", "out": "--out", "archive": "ARCHIVE", "path": "PATH"}
 """Arguments of the commands that name something the job reads or writes, and what they are called."""
-MORE_PATHS = {"tensorboard": "--tensorboard", "report": "--report"}
+MORE_PATHS = {"tensorboard": "--tensorboard", "reference": "--reference", "report": "--report"}
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _SECRET = re.compile(r"secret|token|password|passwd|credential|access_key|private", re.IGNORECASE)
 _USER_INFO = re.compile(r"^[\w+.-]+://[^/]*@")

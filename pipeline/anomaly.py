@@ -11,13 +11,16 @@ rows the next one holds something new with a probability of about 1/(n+1):
   farther outside, the less (an infinity counts as the farthest number);
 * a category, null or NaN where fitting saw none costs log(n+1) nats;
 * a value that is not there (null, NaN, a category outside of the vocabulary) is counted with the surprise that the
-  model expects of that column, so that saying nothing never makes a row less strange.
+  model expects of that column, so that saying nothing never makes a row less strange;
+* where fitting saw no such state, the encoder sees the model's own guess of the value instead (a few rounds of encoding
+  and decoding; Rezende, Mohamed & Wierstra 2014, section F), so that the other columns are judged as usual.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +28,13 @@ import pyarrow as pa
 
 from pipeline.bundle import Bundle
 from pipeline.columns.base import State
-from pipeline.columns.beyond import distance_beyond
+from pipeline.columns.beyond import distance_beyond, states_seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
+_IMPUTATIONS = 3
 _CHUNK_ROWS, _CHUNK_SYMBOLS = 1024, 1 << 18
 
 
@@ -39,8 +46,9 @@ class Scores:
         log_prob: E_q[log p(x|z)], the reconstruction probability, shape (B,).
         kl: KL(q(z|x) ‖ p(z)), shape (B,).
         surprise: -E_q[log p(column|z)], shape (B, C).
-        expected: The surprise that the model expects of each column given z (its entropy), shape (B, C).
-        latents: Posterior means, shape (B, Z).
+        expected: The surprise that the model expects of each column given z (its entropy), shape (B, C); 0 if it was
+            not asked for and no value is absent.
+        latents: Latents as an archive keeps them: posterior means on the latent grid, shape (B, Z).
     """
 
     log_prob: Floats
@@ -48,6 +56,21 @@ class Scores:
     surprise: Floats
     expected: Floats
     latents: npt.NDArray[np.float32]
+
+    @property
+    def minus_elbo(self) -> Floats:
+        """KL(q(z|x) ‖ p(z)) - E_q[log p(x|z)], an upper bound of -log p(x), shape (B,)."""
+        return self.kl - self.log_prob
+
+    @property
+    def anomaly_score(self) -> Floats:
+        """What a threshold applies to: the higher, the stranger."""
+        return self.minus_elbo
+
+    @property
+    def contributions(self) -> Floats:
+        """How much more surprising each column is than the model expects of it, shape (B, C)."""
+        return self.surprise - self.expected
 
 
 @dataclass(frozen=True)
@@ -74,15 +97,18 @@ class Scorer:
         bundle: The model.
         samples: M, the draws of z a row.
         seed: Seed of the draws.
+        expected: Whether the surprise that the model expects is wanted, for contributions.
     """
 
-    def __init__(self, bundle: Bundle, samples: int, seed: int) -> None:
-        self._bundle, self._samples, self._seed = bundle, samples, seed
+    def __init__(self, bundle: Bundle, samples: int, seed: int, expected: bool = True) -> None:
+        self._bundle, self._samples, self._seed, self._expected = bundle, samples, seed, expected
         self.columns = [column.name for column in bundle.rows.modelled]
         spans = bundle.rows.layout().spans
         self.chunk_rows = max(16, min(_CHUNK_ROWS, _CHUNK_SYMBOLS // bundle.rows.layout().n_symbols))
         number = {name: index for index, name in enumerate(self.columns)}
         self._owner = np.array([number[span.column] for span in spans])
+        self._first = np.flatnonzero(np.diff(self._owner, prepend=-1))
+        self._widths = np.array([span.width for span in spans])
         self._value = np.array([span.role == "value" for span in spans])
         self._rarity = math.log1p(max(1, int(bundle.training.get("rows", 1))))
 
@@ -108,26 +134,39 @@ class Scorer:
             novel = Novel(torch.from_numpy(observed.beyond).to(device), -self._rarity)
         objective = Objective(noise=vae.deployed_noise, mc_samples=self._samples)
         with torch.inference_mode():
-            z_MBZ, kl_BZ = vae.draw(bins_BD, objective, noise)
-            means_BZ = vae.encode(bins_BD).mu_BZ
+            seen_BD = self._imputed(bins_BD, observed.unseen)
+            z_MBZ, kl_BZ = vae.draw(seen_BD, objective, noise)
+            latents_BZ = vae.round_latents(vae.encode(seen_BD).mu_BZ)
             found, typical = torch.zeros(2, len(bins_BD), len(self._owner), dtype=torch.float64, device=device)
-            for number in range(self._samples):
-                z_BZ = z_MBZ[number % len(z_MBZ)]
+            for z_BZ in z_MBZ:
                 found -= vae.log_prob(bins_BD, z_BZ, novel).double()
-                typical -= vae.log_prob(vae.sample(z_BZ, other), z_BZ).double()
-        found, typical = (value.cpu().numpy() / self._samples for value in (found, typical))
+                if self._expected or observed.absent.any():
+                    typical -= vae.log_prob(vae.sample(z_BZ, other), z_BZ).double()
+        found, typical = (value.cpu().numpy() / len(z_MBZ) for value in (found, typical))
         surprise, expected = self._by_column(found, typical, observed)
         kl = kl_BZ.double().sum(-1).cpu().numpy()
-        return Scores(-surprise.sum(1), kl, surprise, expected, means_BZ.float().cpu().numpy())
+        return Scores(-surprise.sum(1), kl, surprise, expected, latents_BZ.float().cpu().numpy())
+
+    def _imputed(self, bins_BD: Tensor, unseen: npt.NDArray[np.bool_]) -> Tensor:
+        """What the encoder sees: values in states that training never had are the model's own guess."""
+        import torch
+
+        if not unseen.any():
+            return bins_BD
+        vae = self._bundle.vae
+        unseen_BD = torch.from_numpy(unseen[:, self._owner].repeat(self._widths, axis=1)).to(bins_BD.device)
+        is_value_D = torch.from_numpy(self._value.repeat(self._widths)).to(bins_BD.device)
+        seen_BD = bins_BD
+        for _ in range(_IMPUTATIONS):
+            guess_BD = vae.reconstruct(vae.encode(seen_BD).mu_BZ) * is_value_D  # state 0: there is a value
+            seen_BD = torch.where(unseen_BD, guess_BD, bins_BD)
+        return seen_BD
 
     def _by_column(self, found_BS: Floats, typical_BS: Floats, observed: Observed) -> tuple[Floats, Floats]:
         """Sums surprises by span to those by column; puts in what the model cannot say."""
         missing = observed.absent[:, self._owner] & self._value
         found_BS = np.where(missing, typical_BS, found_BS)
-        shape = (len(found_BS), len(self.columns))
-        surprise, expected = np.zeros(shape), np.zeros(shape)
-        np.add.at(surprise, (slice(None), self._owner), found_BS)
-        np.add.at(expected, (slice(None), self._owner), typical_BS)
+        surprise, expected = (np.add.reduceat(part, self._first, axis=1) for part in (found_BS, typical_BS))
         return surprise + self._rarity * observed.unseen, expected
 
 
@@ -158,6 +197,6 @@ def observe(bundle: Bundle, batch: pa.RecordBatch) -> Observed:
         bins.append(own)
         beyond.append(np.zeros((len(values), width)) if far is None else far)
         absent[:, number] = states != State.VALUE
-        unseen[:, number] = ~np.isin(states, column.seen.seen)
+        unseen[:, number] = ~np.isin(states, states_seen(column))
     joined = np.concatenate(beyond, axis=1)
     return Observed(np.concatenate(bins, axis=1), joined if joined.any() else None, absent, unseen)

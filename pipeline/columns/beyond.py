@@ -1,4 +1,4 @@
-"""How far values lie outside of the range that a column was fitted to.
+"""What fitting a column saw: how far values lie outside of its range, and which states there were.
 
 A column's symbols say the first or the last bin of its grid for any value outside of it. Who asks how improbable a
 value is must know the rest.
@@ -15,12 +15,19 @@ from pipeline.columns.base import Column, State
 from pipeline.columns.grid import Grid
 from pipeline.columns.lists import read_rows
 from pipeline.columns.numeric import NumericColumn
+from pipeline.columns.states import SeenStates
 from pipeline.columns.vector import VectorColumn
 
 FARTHEST = 1e30
 """Distance, in standardized units, of an infinity, and of whatever lies farther."""
 _NEAREST = 1e-30
 _SIGNS = ((State.POS_INF, FARTHEST), (State.NEG_INF, -FARTHEST))
+
+
+def states_seen(column: Column) -> tuple[State, ...]:
+    """The states that fitting a modelled column saw."""
+    seen = getattr(column, "seen", None)
+    return seen.seen if isinstance(seen, SeenStates) else (State.VALUE,)
 
 
 def distance_beyond(column: Column, values: pa.Array) -> npt.NDArray[np.float64] | None:
