@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.columns import Column, Symbols, column_from_json
 from pipeline.columns.numeric import NumericColumn
+from pipeline.columns.sequence import SequenceColumn
 from pipeline.columns.vector import VectorColumn
 from pipeline.errors import ConfigError, DatasetError
 from vae_model.layout import FeatureLayout
@@ -76,8 +77,8 @@ class RowTransform:
     def with_bounds(self, bounds: Mapping[str, float], samples: pa.RecordBatch | None = None) -> RowTransform:
         """The coding transform: the same columns on grids that meet error bounds.
 
-        Categorical and boolean columns are exact as they are, temporal ones are made exact. The network never
-        sees these grids: they are for corrections alone.
+        Categorical and boolean columns are exact as they are, temporal ones are made exact, sequences become
+        categories. The network never sees these grids: they are for corrections alone.
 
         Args:
             bounds: Absolute bound of every numeric and vector column, in its own unit; 0 = bit for bit.
@@ -94,6 +95,8 @@ class RowTransform:
                 if bound is None:
                     raise ConfigError(f"column {column.name!r} ({column.field.type}) has no error bound")
                 bounded = column.with_bound(bound, None if samples is None else samples.column(column.name))
+            elif isinstance(column, SequenceColumn):
+                bounded = column.as_categories(None if samples is None else samples.column(column.name))
             columns.append(bounded)
         return RowTransform(self.schema, tuple(columns))
 
@@ -197,7 +200,7 @@ class PackedRows:
         sizes = np.zeros(layout.n_symbols, np.int64)
         self._offset = np.zeros(layout.n_symbols, np.int64)
         for span in layout.spans:
-            may_be_absent = span.column in with_state
+            may_be_absent = span.column in with_state or span.is_sequence
             sizes[span.start : span.stop] = _bytes_for(span.bins - 1 + may_be_absent)
             self._offset[span.start : span.stop] = may_be_absent
         order = np.argsort(-sizes, kind="stable")

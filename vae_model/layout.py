@@ -1,8 +1,11 @@
 """FeatureLayout: which symbol of a row belongs to which column, and how the network sees it.
 
 A row is a vector of D integer *symbols* (`bins_BD`): one bin for a scalar column, one bin an element for a
-vector column, and one categorical state symbol more for a column in which nulls or non-finite values were
+vector column, one a token for a text, and one categorical state symbol more for a column in which nulls or non-finite values were
 seen. A symbol of -1 is *absent*: the network sees a zero and the likelihood skips it.
+
+A categorical span of several symbols is a *sequence*: its symbols share a vocabulary whose first entry is the end,
+and are absent after it.
 
 Ordinal symbols (bins with an order) are standardized as `u = bin * step + shift` and, beyond `knee`, bent to
 a logarithm (see `warp`), so that heavy tails reach the network as small numbers. Bin edges go through the
@@ -20,6 +23,8 @@ SpanKind = Literal["ordinal", "categorical"]
 
 ABSENT = -1
 """The symbol for "nothing here": the value symbol of a null, a category not in the vocabulary."""
+END = 0
+"""The symbol for "the sequence ends before this place"."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Span:
     def stop(self) -> int:
         """Index one past the last symbol."""
         return self.start + self.width
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether symbols are absent after the first that is `END`."""
+        return self.kind == "categorical" and self.width > 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ infinities and exactly stored values come back as they were whatever the model s
 within half a bin (exactly, for categories, booleans and integer grids of width 1). A column with an error bound
 stores exactly what its bins would miss, so the bound holds value by value.
 
-The value symbols of a row are -1 exactly when its state is not `VALUE`. A column whose fitting saw more states has
+The value symbols of a row are -1 exactly when its state is not `VALUE` (of a sequence the first one; those after its
+end are -1 too). A column whose fitting saw more states has
 a state symbol before them, from which `states_of` reads the states again; without one, -1 is all that the symbols
 say, and `Symbols.states` says the rest.
 """

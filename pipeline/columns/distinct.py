@@ -35,7 +35,13 @@ class DistinctCounts:
             return
         counted = keys.value_counts()
         counts = counted.field("counts").to_numpy(zero_copy_only=False).astype(np.int64)
-        self.chunks.append((counted.field("values"), counts))
+        self.add_counted(counted.field("values"), counts)
+
+    def add_counted(self, values: pa.Array, counts: npt.NDArray[np.int64]) -> None:
+        """Adds distinct values, none of them null, that were counted already."""
+        if self.overflow or not len(values):
+            return
+        self.chunks.append((values, counts))
         self._compact_if_due()
 
     def merge(self, other: DistinctCounts) -> None:

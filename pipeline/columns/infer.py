@@ -18,8 +18,10 @@ from pipeline.columns.lists import storage_type
 from pipeline.columns.numeric import NumericColumn
 from pipeline.columns.options import ColumnOptions
 from pipeline.columns.passthrough import PassthroughColumn
+from pipeline.columns.sequence import SequenceColumn
 from pipeline.columns.stats import ColumnStats
 from pipeline.columns.temporal import TemporalColumn
+from pipeline.columns.tokens import MAX_LENGTH
 from pipeline.columns.vector import VectorColumn
 from pipeline.errors import ConfigError
 
@@ -42,6 +44,7 @@ KINDS: dict[str, _Fitter] = {
     "boolean": BooleanColumn,
     "temporal": TemporalColumn,
     "vector": VectorColumn,
+    "sequence": SequenceColumn,
     "passthrough": PassthroughColumn,
 }
 """The class of each kind."""
@@ -73,6 +76,11 @@ def check_options(field: pa.Field, options: ColumnOptions) -> None:
     if options.shape is not None:
         _check_shape(field, options.shape, where)
     kind = options.kind or possible[0]
+    if kind != "sequence" and (options.tokens is not None or options.max_length is not None):
+        given = "tokens" if options.tokens is not None else "max_length"
+        raise ConfigError(f"{where} is {kind}, and {given} is for sequences; say kind: sequence beside it")
+    if options.max_length is not None and not 1 <= options.max_length <= MAX_LENGTH:
+        raise ConfigError(f"{where}: max_length must be between 1 and {MAX_LENGTH:,}, got {options.max_length}")
     bound = options.error
     if kind not in BOUNDED_KINDS and bound is not None and bound.value is not None and not bound.exact:
         raise ConfigError(f"{where} is {kind} and always exact: its error cannot be {bound}, only 0")
@@ -129,6 +137,8 @@ def explain(column: Column, stats: ColumnStats) -> str:
         parts += _why_passed_through(stats)
     elif isinstance(column, CategoricalColumn):
         parts.append(f"{len(column.categories):,} categories" if column.categories else "no categories")
+    elif isinstance(column, SequenceColumn):
+        parts.append(f"{len(column.vocabulary):,} tokens ({column.how}), at most {column.length:,} a row")
     elif isinstance(column, VectorColumn) and column.shape is not None:
         parts.append(f"image {'×'.join(map(str, column.shape))}")
     if column.kind in ("numeric", "temporal", "vector"):
@@ -183,6 +193,9 @@ def _counted_states(column: Column, stats: ColumnStats) -> list[str]:
         count = int(stats.states[state])
         if count and count < stats.rows:
             counted.append(f"{count:,} {name}" + ("s" if name == "null" and count > 1 else ""))
+    if isinstance(column, SequenceColumn) and stats.tokens is not None:
+        beyond = stats.tokens.longer_than(column.length) + int(stats.states[State.EXACT])
+        counted += [f"{beyond:,} of other tokens or longer"] * (beyond > 0)
     if column.kind == "vector" and stats.states[State.EXACT]:
         counted.append(f"{int(stats.states[State.EXACT]):,} rows with null, NaN or infinite elements")
     return counted

@@ -72,7 +72,8 @@ def family(data_type: pa.DataType) -> Family:
 
 def possible_kinds(data_type: pa.DataType) -> tuple[str, ...]:
     """The kinds that a column of this type may be given, the natural one first."""
-    return _KINDS[family(data_type)]
+    possible = _KINDS[family(data_type)]
+    return ("categorical", "sequence", "passthrough") if is_string(data_type) else possible
 
 
 def is_string(data_type: pa.DataType) -> bool:

@@ -21,6 +21,7 @@ from pipeline.columns.lists import read_rows, storage_type
 from pipeline.columns.moments import Moments
 from pipeline.columns.options import ColumnOptions
 from pipeline.columns.sample import RowSample
+from pipeline.columns.tokens import TokenCounts
 
 SAMPLE_SIZE = 65_536
 MAX_DISTINCT = 131_072
@@ -33,14 +34,15 @@ class ColumnStats:
     Attributes:
         field: The Arrow field.
         rows: Number of rows.
-        states: Number of rows in each `State`; `EXACT` counts decimals wider than int64, and vectors with an
-            element that is null, NaN or infinite.
+        states: Number of rows in each `State`; `EXACT` counts decimals wider than int64, vectors with an element
+            that is null, NaN or infinite, and texts of a sequence that are not their tokens joined.
         low: Exact smallest ordinary value (a decimal's unscaled, a vector's over all elements), or None.
         high: Exact largest ordinary value, or None.
         moments: Mean and standard deviation of ordinary values, for a vector of each element; or None.
         sample: Uniform sample of ordinary values: wide numbers, for a vector its rows, for text its keys if
-            the column is to be categorical; or None.
+            the column is to be categorical or a sequence; or None.
         distinct: Counts of distinct values, of text and of integers that are to be categorical; or None.
+        tokens: Counts of tokens of text that is to be a sequence; or None.
     """
 
     field: pa.Field
@@ -51,6 +53,7 @@ class ColumnStats:
     moments: Moments | None = None
     sample: RowSample | None = None
     distinct: DistinctCounts | None = None
+    tokens: TokenCounts | None = None
 
     @classmethod
     def empty(
@@ -75,6 +78,10 @@ class ColumnStats:
         stats = cls(field)
         what = family(field.type)
         if options.kind == "passthrough" or what in ("other", "boolean"):
+            return stats
+        if options.kind == "sequence":
+            counts = DistinctCounts(max(max_distinct, options.max_categories + 1))
+            stats.sample, stats.tokens = RowSample(sample_size), TokenCounts(options.tokens or "characters", counts)
             return stats
         categorical = options.kind == "categorical"
         if what == "vector":
@@ -130,6 +137,8 @@ class ColumnStats:
             self.sample.merge(other.sample)
         if self.distinct is not None and other.distinct is not None:
             self.distinct.merge(other.distinct)
+        if self.tokens is not None and other.tokens is not None:
+            self.tokens.merge(other.tokens)
         return self
 
     def _observe_numbers(self, ordinary: Numbers, states: States | None, priority: npt.NDArray[np.uint64]) -> None:
@@ -152,12 +161,17 @@ class ColumnStats:
     def _observe_text(self, values: pa.Array, priority: npt.NDArray[np.uint64]) -> None:
         keys = to_keys(values)
         self._count(len(keys), keys.null_count)
-        if self.distinct is None:
+        if self.distinct is None and self.tokens is None:
             return
         if keys.null_count:
             priority = priority[keys.is_valid().to_numpy(zero_copy_only=False)]
             keys = keys.drop_null()
-        self.distinct.add(keys)
+        if self.tokens is not None:
+            whole = self.tokens.add(keys)
+            self.states[[State.VALUE, State.EXACT]] += np.array([-1, 1]) * int((~whole).sum())
+            keys, priority = keys.filter(pa.array(whole)), priority[whole]
+        elif self.distinct is not None:
+            self.distinct.add(keys)
         if self.sample is not None:
             chosen = self.sample.candidates(priority)
             self.sample.add(priority[chosen], keys.take(pa.array(chosen)).to_numpy(zero_copy_only=False))

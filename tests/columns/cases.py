@@ -102,6 +102,11 @@ VECTORS = [
         shape=(2, 3),
     ),
 ]
+SEQUENCES = [_case(t, f"{t} sequence", kind="sequence") for t in (pa.string(), pa.large_string(), pa.string_view())]
+SEQUENCES.append(_case(pa.string(), "words", kind="sequence", tokens="words"))
+SEQUENCES.append(
+    _case(pa.string(), "short sequence", kind="sequence", tokens="brackets", max_length=2, max_categories=3)
+)
 OTHERS = [
     _case(t, f"{t}"[:60])
     for t in (
@@ -118,7 +123,7 @@ OTHERS = [
     )
 ]
 NUMBERS = INTEGERS + FLOATS + DECIMALS + TEMPORALS
-MODELLED = NUMBERS + BOOLEANS + TEXTS + VECTORS
+MODELLED = NUMBERS + BOOLEANS + TEXTS + VECTORS + SEQUENCES
 
 
 @st.composite
@@ -159,7 +164,7 @@ def _masked(values: list[Any], data_type: pa.DataType, mask: np.ndarray | None) 
 
 def _text() -> st.SearchStrategy[str]:
     alphabet = st.characters(codec="utf-8")
-    return st.one_of(st.sampled_from(["", "a", "b", "é\0"]), st.text(alphabet, max_size=5))
+    return st.one_of(st.sampled_from(["", "a", "b", "é\0", " [a]b"]), st.text(alphabet, max_size=5))
 
 
 def _repeating(values: st.SearchStrategy[Any], size: int) -> st.SearchStrategy[list[Any]]:

@@ -16,7 +16,7 @@ from pipeline.columns.numeric import NumericColumn
 from pipeline.columns.vector import VectorColumn
 from vae_model.layout import FeatureLayout
 
-from .cases import BOOLEANS, MODELLED, NUMBERS, OTHERS, QUICK, TEXTS, VECTORS, Case, arrays
+from .cases import BOOLEANS, MODELLED, NUMBERS, OTHERS, QUICK, SEQUENCES, TEXTS, VECTORS, Case, arrays
 from .oracle import fit, numbers, plain, same_symbols, state_of, through_json, vectors
 
 INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from([-(2**63), 2**63 - 1, -1, 0, 1]))
@@ -162,7 +162,11 @@ def _check_symbols(column: Column, symbols: Symbols, rows: int) -> None:
         part = symbols.bins[:, span.start : span.stop]
         assert ((part >= -1) & (part < span.bins)).all()
         if span.role == "value":
-            assert ((part == -1) == (states != State.VALUE)[:, None]).all()
+            places = part[:, :1] if span.is_sequence else part
+            assert ((places == -1) == (states != State.VALUE)[:, None]).all()
+            if span.is_sequence:  # nothing follows an end, or a place without a symbol
+                assert (part[:, 1:][part[:, :-1] <= 0] == -1).all()
+                assert (part[:, 1:][part[:, :-1] > 0] >= 0).all()
     assert (0 if symbols.exact is None else len(symbols.exact)) == (states == State.EXACT).sum()
     assert symbols.exact is None or symbols.exact.type == column.field.type
 
@@ -185,7 +189,7 @@ def _check_array(decoded: pa.Array, data_type: pa.DataType, rows: int) -> None:
 
 
 def _check_values(case: Case, column: Column, values: pa.Array, decoded: pa.Array) -> None:
-    if case in TEXTS or case in BOOLEANS:
+    if case in TEXTS or case in BOOLEANS or case in SEQUENCES:
         assert plain(decoded) == plain(values)
     elif isinstance(column, VectorColumn):
         for before, after in zip(vectors(values), vectors(decoded), strict=True):

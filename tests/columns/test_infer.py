@@ -85,7 +85,7 @@ def test_no_rows_at_all() -> None:
         (
             pa.string(),
             {"kind": "numeric"},
-            "column 'c' (string) cannot be 'numeric'; possible: categorical, pass",
+            "column 'c' (string) cannot be 'numeric'; possible: categorical, sequence, pass",
         ),
         (pa.int8(), {"kind": "boolean"}, "possible: numeric, categorical, passthrough"),
         (pa.float32(), {"kind": "nonsense"}, "cannot be 'nonsense' (unknown kind); possible: numeric"),
