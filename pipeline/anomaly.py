@@ -64,8 +64,8 @@ class Scores:
 
     @property
     def anomaly_score(self) -> Floats:
-        """What a threshold applies to: the higher, the stranger."""
-        return self.minus_elbo
+        """What a threshold applies to: minus the reconstruction probability. The higher, the stranger."""
+        return -self.log_prob
 
     @property
     def contributions(self) -> Floats:

@@ -98,7 +98,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("score") / "data"
     (folder / "year=1").mkdir(parents=True)
     first = changed(normal_rows(150, 1), 5, b=0.9, a=0.9, c=1.8, label=True)
-    first = changed(first, 40, word="sideways", label=True)
+    first = changed(first, 40, word="sideways", count=200, label=True)
     pq.write_table(first, folder / "year=1" / "x.parquet", row_group_size=64)
     pq.write_table(normal_rows(70, 2), folder / "y.parquet")
     pq.write_table(normal_rows(70, 2).slice(0, 0), folder / "z.parquet")
@@ -150,7 +150,7 @@ def test_is_a_planted_anomaly_found_and_its_column_named(whole: tuple[Path, dict
     assert (figures["rows"], figures["files"], figures["anomalies"]) == (220, 3, 2)
     assert np.flatnonzero(table["is_anomaly"]).tolist() == [5, 40]
     strangest = table["strangest"].to_pylist()
-    assert (strangest[5], strangest[40]) == ("b", "word")
+    assert (strangest[5], strangest[40]) == ("b", "count")
     assert table["id"].to_pylist() == list(range(150))
     assert min(table["anomaly_score"][row].as_py() for row in (5, 40)) > figures["threshold"]
     contributions = [name for name in table.column_names if name.startswith("contribution.")]
@@ -162,8 +162,9 @@ def test_is_a_planted_anomaly_found_and_its_column_named(whole: tuple[Path, dict
     assert names == {"year=1/x.parquet", "y.parquet", "z.parquet", "_scores.json"}
 
 
-def test_is_the_score_minus_elbo_and_do_its_parts_add_up(bundle: Bundle) -> None:
+def test_do_the_parts_of_a_score_add_up(bundle: Bundle) -> None:
     scores = scored(bundle, normal_rows(100, 3))
+    np.testing.assert_allclose(scores.anomaly_score, -scores.log_prob)
     np.testing.assert_allclose(scores.log_prob, -scores.surprise.sum(1))
     np.testing.assert_allclose(scores.minus_elbo, scores.kl - scores.log_prob)
     bits = float(scores.minus_elbo.mean()) / math.log(2)
@@ -207,6 +208,7 @@ def test_does_what_the_model_never_saw_make_every_row_stranger(bundle: Bundle, c
     assert (after.contributions[:, number] > before.contributions[:, number]).all()
     # 1 of (n + 1): what the model has not seen in n rows has no more; draws of what it expects leave some noise
     assert (after.contributions[:, number] > math.log(ROWS) - 5).all()
+    assert (after.contributions.argmax(1) == number).mean() > 0.9
     assert np.isfinite(after.anomaly_score).all()
 
 
