@@ -4,7 +4,8 @@ usage: python -m benchmarks.classification FILE.parquet=LABEL … [--seeds N] [-
 
 The rows with `split` = "test" are the test rows where there is such a column, else a seeded fifth. Every model is
 trained on the training rows alone, labels left out, with the same settings for every dataset. `stored`, `mean` and
-`mean+variance` are latents as an archive keeps them, not rounded, and with log-variances beside them (twice as wide).
+`mean+variance` are latents as an archive keeps them, not rounded, and with log-variances beside them (twice as wide, so
+`pca-wide` is, too).
 Beside accuracy: RMS error of reconstruction and trustworthiness (Venna & Kaski 2001, 5 neighbours), both of test rows
 in the units of the raw matrix: numbers standardized, categories one-hot, vectors on one scale.
 
@@ -39,7 +40,7 @@ from pipeline.local import fit_table
 
 Floats = npt.NDArray[np.float32]
 SPLIT, TEST = "split", "test"
-METHODS = ("stored", "mean", "mean+variance", "autoencoder", "pca", "raw")
+METHODS = ("stored", "mean", "mean+variance", "autoencoder", "pca", "pca-wide", "raw")
 CLASSIFIERS = ("logistic", "boosting")
 NEIGHBOURS, TRUSTED_ROWS = 5, 2000
 
@@ -113,10 +114,11 @@ class Methods:
         """Features of training and test rows, and the reconstruction of the test rows."""
         if method == "raw":
             return self.train, self.test, None
-        if method == "pca":
+        if method.startswith("pca"):
             from sklearn.decomposition import PCA
 
-            pca = PCA(self.width, random_state=0).fit(self.train)
+            width = self.width if method == "pca" else min(2 * self.width, self.train.shape[1])
+            pca = PCA(width, random_state=0).fit(self.train)
             test = pca.transform(self.test)
             return pca.transform(self.train), test, pca.inverse_transform(test)
         bundle = self._bundle(method == "autoencoder")
