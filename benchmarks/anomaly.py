@@ -30,7 +30,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from jobs.inspect import format_table
 from pipeline.anomaly import Scorer
-from pipeline.columns import ColumnOptions
+from pipeline.columns import Bound, ColumnOptions
 from pipeline.config import TrainConfig
 from pipeline.local import fit_table
 from pipeline.neighbours import REFERENCE_ROWS, Neighbours
@@ -40,7 +40,9 @@ LOG = logging.getLogger(__name__)
 Matrix = npt.NDArray[np.float64]
 Scored = dict[str, Matrix]
 CONFIG = TrainConfig(
-    defaults=ColumnOptions(scaling="standard"), network=NetworkConfig(likelihood="gaussian_learned"), error="none"
+    defaults=ColumnOptions(scaling="standard"),
+    network=NetworkConfig(likelihood="gaussian_learned"),
+    error=Bound.parse("none"),
 )
 SAMPLES, NEIGHBOURS = 16, 5
 PARVAE = ("parvae", "parvae -ELBO", "parvae kNN")
