@@ -200,7 +200,7 @@ class PackedRows:
         sizes = np.zeros(layout.n_symbols, np.int64)
         self._offset = np.zeros(layout.n_symbols, np.int64)
         for span in layout.spans:
-            may_be_absent = span.column in with_state or span.is_sequence
+            may_be_absent = span.column in with_state or span.ends
             sizes[span.start : span.stop] = _bytes_for(span.bins - 1 + may_be_absent)
             self._offset[span.start : span.stop] = may_be_absent
         order = np.argsort(-sizes, kind="stable")

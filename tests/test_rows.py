@@ -25,13 +25,14 @@ def layouts(draw: st.DrawFn) -> FeatureLayout:
         if draw(st.booleans()):
             states = draw(st.integers(2, 6))
             spans.append(Span(name, "state", "categorical", 0, 1, states))
-        spans.append(Span(name, "value", "categorical", 0, draw(st.integers(1, 5)), draw(bins)))
+        width, ends = draw(st.integers(1, 5)), draw(st.booleans())
+        spans.append(Span(name, "value", "categorical", 0, width, draw(bins), ends=ends))
     return FeatureLayout.assemble(spans)
 
 
 def may_be_absent(layout: FeatureLayout) -> list[bool]:
     with_state = {span.column for span in layout.spans if span.role == "state"}
-    return [span.column in with_state for span in layout.spans for _ in range(span.width)]
+    return [span.column in with_state or span.ends for span in layout.spans for _ in range(span.width)]
 
 
 @settings(max_examples=60, deadline=None)

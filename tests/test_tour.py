@@ -54,6 +54,7 @@ def every_type(rows: int, seed: int) -> pa.Table:
         "took": some(rng.integers(0, 10**9, rows), pa.int64()).cast(pa.duration("ns")),
         "word": some(words, pa.string()),
         "dict": some(words, pa.string()).dictionary_encode(),
+        "text": some(["ab"[i % 2] * rng.integers(0, 5) + "é🧪"[: i % 3] for i in range(rows)], pa.string()),
         "image": pa.FixedSizeListArray.from_arrays(pa.array(image.ravel()), 12),
         "vector": pa.array(vectors, pa.list_(pa.float32(), 3)),
         "tensor": tensor,
@@ -96,7 +97,10 @@ def archives(tables: tuple[Path, dict[str, pa.Table]], ray_session: None) -> Arc
     root, _ = tables
     work = root.parent
     config = work / "config.yaml"
-    config.write_text("columns: {image: {kind: vector, shape: [3, 4], error: 1}, f64: {error: 0}, i8: {error: 2}}\n")
+    config.write_text(
+        "columns: {image: {kind: vector, shape: [3, 4], error: 1}, f64: {error: 0}, i8: {error: 2},\n"
+        "  text: {kind: sequence, max_length: 5}}\n"
+    )
     paths = {"data": root, "model": work / "model", "work": work}
     train = ["train", root, "--model", paths["model"], "--passthrough", "label", "--passthrough", "key, with comma"]
     train += ["--config", config, "--latent", 4, "--epochs", 2, "--set", "network.hidden=[32]", "--effort", "fast"]
@@ -175,7 +179,7 @@ def test_do_categories_and_constants_stay_within_what_was_seen(
 
 
 BOUNDS = {"i8": 2, "image": 1, "f64": 0}
-EXACT = ("flag", "date", "time", "stamp", "took", "word", "dict", "constant", "empty")
+EXACT = ("flag", "date", "time", "stamp", "took", "word", "dict", "text", "constant", "empty")
 
 
 def elements(column: pa.ChunkedArray) -> list[Any]:

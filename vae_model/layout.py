@@ -1,11 +1,8 @@
 """FeatureLayout: which symbol of a row belongs to which column, and how the network sees it.
 
 A row is a vector of D integer *symbols* (`bins_BD`): one bin for a scalar column, one bin an element for a
-vector column, one a token for a text, and one categorical state symbol more for a column in which nulls or non-finite values were
-seen. A symbol of -1 is *absent*: the network sees a zero and the likelihood skips it.
-
-A categorical span of several symbols is a *sequence*: its symbols share a vocabulary whose first entry is the end,
-and are absent after it.
+vector column, one a token for a sequence, and one categorical state symbol more for a column in which nulls or
+non-finite values were seen. A symbol of -1 is *absent*: the network sees a zero and the likelihood skips it.
 
 Ordinal symbols (bins with an order) are standardized as `u = bin * step + shift` and, beyond `knee`, bent to
 a logarithm (see `warp`), so that heavy tails reach the network as small numbers. Bin edges go through the
@@ -43,6 +40,7 @@ class Span:
         knee: Ordinal only: |u| beyond which the standardized value is bent to a logarithm; None = linear.
         shape: `(H, W)` or `(H, W, C)` when the symbols are an image in row-major order, else None.
         components: Ordinal only: mixture components that the discretized logistic mixture should use.
+        ends: Categorical only: whether the symbols are a sequence, absent after the first that is `END`.
     """
 
     column: str
@@ -56,16 +54,12 @@ class Span:
     knee: float | None = None
     shape: tuple[int, ...] | None = None
     components: int = 1
+    ends: bool = False
 
     @property
     def stop(self) -> int:
         """Index one past the last symbol."""
         return self.start + self.width
-
-    @property
-    def is_sequence(self) -> bool:
-        """Whether symbols are absent after the first that is `END`."""
-        return self.kind == "categorical" and self.width > 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,11 @@ class FeatureLayout:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serializable description; `from_json` gives an equal layout back."""
-        return {"spans": [dataclasses.asdict(span) for span in self.spans]}
+        spans = [dataclasses.asdict(span) for span in self.spans]
+        for item in spans:
+            if not item["ends"]:
+                del item["ends"]
+        return {"spans": spans}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureLayout:

@@ -158,7 +158,7 @@ class VAE(nn.Module):
         parts = [pick(group.likelihood, parameters) for group, parameters in pairs]
         bins_BD = torch.cat(parts, dim=-1).index_select(-1, self.symbol_order_D)
         for span in self.layout.spans:
-            if span.is_sequence:
+            if span.ends:
                 own = bins_BD[..., span.start : span.stop]
                 ends_before = (own == END).cumsum(-1).roll(1, -1)
                 ends_before[..., 0] = 0

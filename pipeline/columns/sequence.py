@@ -102,7 +102,7 @@ class SequenceColumn(Column):
     def spans(self) -> list[Span]:
         """The state symbol, if there is one, and a symbol a place."""
         bins = len(self.vocabulary) + 1
-        value = Span(self.name, "value", "categorical", start=self.seen.width, width=self.length, bins=bins)
+        value = Span(self.name, "value", "categorical", self.seen.width, self.length, bins, ends=True)
         return [*self.seen.spans(self.name), value]
 
     def states_of(self, bins: npt.NDArray[np.int64]) -> States | None:
@@ -116,8 +116,8 @@ class SequenceColumn(Column):
         states = np.zeros(len(values), np.uint8)
         keys = to_keys(values)
         for row, tokens in enumerate(split_all(keys, self.how)):
-            codes = None if tokens is None or len(tokens) > self.length else [self._symbol.get(t) for t in tokens]
-            if codes is None or None in codes:
+            codes = None if tokens is None or len(tokens) > self.length else self._codes(tokens)
+            if codes is None:
                 states[row] = State.EXACT
                 continue
             bins[row, : len(codes)] = codes
@@ -161,6 +161,11 @@ class SequenceColumn(Column):
         """Rebuilds the column from `to_json`'s result."""
         seen = SeenStates.from_json(data)
         return cls(field, data["tokens"], tuple(data["vocabulary"]), data["length"], seen)
+
+    def _codes(self, tokens: list[str]) -> list[int] | None:
+        """The symbols of tokens; None if one is unknown."""
+        codes = [self._symbol.get(token, ABSENT) for token in tokens]
+        return None if ABSENT in codes else codes
 
     @cached_property
     def _symbol(self) -> dict[str, int]:

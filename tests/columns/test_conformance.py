@@ -162,9 +162,9 @@ def _check_symbols(column: Column, symbols: Symbols, rows: int) -> None:
         part = symbols.bins[:, span.start : span.stop]
         assert ((part >= -1) & (part < span.bins)).all()
         if span.role == "value":
-            places = part[:, :1] if span.is_sequence else part
+            places = part[:, :1] if span.ends else part
             assert ((places == -1) == (states != State.VALUE)[:, None]).all()
-            if span.is_sequence:  # nothing follows an end, or a place without a symbol
+            if span.ends:  # nothing follows an end, or a place without a symbol
                 assert (part[:, 1:][part[:, :-1] <= 0] == -1).all()
                 assert (part[:, 1:][part[:, :-1] > 0] >= 0).all()
     assert (0 if symbols.exact is None else len(symbols.exact)) == (states == State.EXACT).sum()

@@ -332,3 +332,20 @@ def test_a_config_comes_back_from_json_and_unknown_settings_are_named():
     assert NetworkConfig.from_json(SMALL.to_json()) == SMALL
     with pytest.raises(ValueError, match="depth"):
         NetworkConfig.from_json({"depth": 3})
+
+
+@pytest.mark.parametrize("pick", ["reconstruct", "sample"])
+def test_nothing_follows_the_end_of_a_sequence(pick):
+    text = Span("text", "value", "categorical", 0, 6, 4, ends=True)
+    layout = FeatureLayout.assemble([Span("a", "value", "categorical", 0, 1, 4), text, text])
+    assert FeatureLayout.from_json(layout.to_json()) == layout
+    vae = VAE(layout, NetworkConfig(latent_dim=2, hidden=(8,)))
+    bins_BD = getattr(vae, pick)(3 * torch.randn(300, 2))
+    assert bins_BD[:, 0].min() >= 0
+    for start in (1, 7):
+        own_BN = bins_BD[:, start : start + 6]
+        before_BN, after_BN = own_BN[:, :-1], own_BN[:, 1:]
+        assert own_BN[:, 0].min() >= 0
+        assert (after_BN[before_BN <= 0] == -1).all()
+        assert (after_BN[before_BN > 0] >= 0).all()
+        assert (own_BN == 0).sum(1).max() == 1
