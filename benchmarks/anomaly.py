@@ -30,20 +30,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from jobs.inspect import format_table
 from pipeline.anomaly import Scorer
-from pipeline.columns import Bound, ColumnOptions
-from pipeline.config import TrainConfig
+from pipeline.columns import Bound
+from pipeline.config import Optimization, TrainConfig
 from pipeline.local import fit_table
 from pipeline.neighbours import REFERENCE_ROWS, Neighbours
-from vae_model.config import NetworkConfig
 
 LOG = logging.getLogger(__name__)
 Matrix = npt.NDArray[np.float64]
 Scored = dict[str, Matrix]
-CONFIG = TrainConfig(
-    defaults=ColumnOptions(scaling="standard"),
-    network=NetworkConfig(likelihood="gaussian_learned"),
-    error=Bound.parse("none"),
-)
+CONFIG = TrainConfig(training=Optimization(corruption=0.3), error=Bound.parse("none"))
 SAMPLES, NEIGHBOURS = 16, 5
 PARVAE = ("parvae", "parvae -ELBO", "parvae kNN")
 PYOD = {"PyOD IForest": "iforest", "PyOD ECOD": "ecod", "PyOD PCA": "pca", "PyOD KNN": "knn", "PyOD VAE": "vae"}
