@@ -28,7 +28,7 @@ from pipeline.part_layout import PartShape, leaf_counts, writer_options
 from pipeline.plan import PartRecord, Plan
 from pipeline.storage import Location
 
-VERSION = (1, 1)
+VERSION = (1, 2)
 """Version of the archive format: of the manifest and of every part."""
 _MARK = b"parvae"
 _SCHEMA = b"parvae.schema"
@@ -248,6 +248,14 @@ class PartReader:
         for name, leaves in leaf_counts(schema).items():
             self._leaves[name] = list(range(start, start + leaves))
             start += leaves
+
+    def column_bytes(self) -> dict[str, int]:
+        """Compressed bytes of every column of the file."""
+        groups = [self._footer.row_group(number) for number in range(self._footer.num_row_groups)]
+        return {
+            name: sum(group.column(leaf).total_compressed_size for group in groups for leaf in leaves)
+            for name, leaves in self._leaves.items()
+        }
 
     def blocks(self, wanted: Wanted) -> Iterator[Block]:
         """Reads the blocks in order.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -158,9 +158,17 @@ class SequenceColumn(Column):
 
     @classmethod
     def from_json(cls, field: pa.Field, data: Mapping[str, Any]) -> SequenceColumn:
-        """Rebuilds the column from `to_json`'s result."""
-        seen = SeenStates.from_json(data)
-        return cls(field, data["tokens"], tuple(data["vocabulary"]), data["length"], seen)
+        """Rebuilds the column from `to_json`'s result.
+
+        Raises:
+            ValueError: If it describes no sequence.
+        """
+        how, vocabulary, length = data["tokens"], tuple(data["vocabulary"]), data["length"]
+        if how not in get_args(Tokens) or not all(isinstance(token, str) for token in vocabulary):
+            raise ValueError(f"column {field.name!r} is no sequence of {how!r}")
+        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= MAX_LENGTH:
+            raise ValueError(f"column {field.name!r} is no sequence of length {length!r}")
+        return cls(field, how, vocabulary, length, SeenStates.from_json(data))
 
     def _codes(self, tokens: list[str]) -> list[int] | None:
         """The symbols of tokens; None if one is unknown."""

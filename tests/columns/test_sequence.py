@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.columns import ColumnOptions, ColumnStats, State, Symbols, check_options, explain, fit_column
+from pipeline.columns import (
+    ColumnOptions,
+    ColumnStats,
+    State,
+    Symbols,
+    check_options,
+    column_from_json,
+    explain,
+    fit_column,
+)
 from pipeline.columns.categorical import CategoricalColumn
 from pipeline.columns.sequence import MOST_UNASKED, SequenceColumn
 from pipeline.columns.tokens import join, split_all
@@ -73,6 +82,13 @@ def test_every_text_survives_whatever_was_fitted(
     exact = through_json(column.as_categories(values))
     assert isinstance(exact, CategoricalColumn)
     assert exact.to_values(exact.from_values(values)).equals(values)
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": "runes"}, {"length": 0}, {"length": 1 << 40}, {"vocabulary": ["a", 1]}])
+def test_a_damaged_description_is_an_error(wrong: dict[str, object]) -> None:
+    column = sequence(pa.array(["ab", "b"]))
+    with pytest.raises(ValueError, match="column 'c' is no sequence"):
+        column_from_json(column.field, {**column.to_json(), **wrong})
 
 
 def test_what_symbols_cannot_say_is_stored_exactly() -> None:
