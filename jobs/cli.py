@@ -23,6 +23,8 @@ COMMANDS = {
     "decode": "decode an archive back to the dataset",
     "evaluate": "compare an archive with its dataset",
     "score": "score how anomalous every row of a dataset is",
+    "sample": "make up rows with a model",
+    "walk": "decode the way between two rows through the latents",
     "verify": "check every checksum of an archive",
     "inspect": "explain a dataset, a model or an archive",
     "classify": "train classifiers on an archive's latents, on PCA and on the raw columns",

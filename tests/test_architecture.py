@@ -31,7 +31,7 @@ RAY_FILES = {
     "pipeline.training_worker",
 }
 """The only files that import ray; every other step reaches it through `pipeline.cluster`."""
-STEPS = {"train", "encode", "decode", "evaluate", "score"}
+STEPS = {"train", "encode", "decode", "evaluate", "score", "sample", "walk"}
 """Of these, only the workers of `decode` are used by another one (`evaluate` decodes what it compares)."""
 PYTHON_FILE_LINES, FUNCTION_LINES = 350, 60
 LATE = {"torch", "ray"}
