@@ -56,16 +56,17 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
     if started:
         prepare_environment()
         _connect(address, num_cpus or usable_cpus())
-    with _watch(address) as watch:
-        try:
+    watch = _watch(address)
+    try:
+        with watch:  # and not while Ray is shut down: on a busy machine its last moments look like a death
             yield Cluster.connected(address == "local")
-        except KeyboardInterrupt:
-            if watch.lost:
-                raise JobError(watch.lost) from None
-            raise
-        finally:
-            if started and not watch.gone():
-                ray.shutdown()
+    except KeyboardInterrupt:
+        if watch.lost:
+            raise JobError(watch.lost) from None
+        raise
+    finally:
+        if started and not watch.gone():
+            ray.shutdown()
 
 
 def _connect(address: str, num_cpus: int) -> None:

@@ -40,6 +40,7 @@ class Watch:
             "the Ray process of the driver's node is gone": (node, PATIENCE_NODE_S),
         }
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
         self._before: Any = None
         self.lost = ""
@@ -51,9 +52,13 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._stop.set()
-        if self._before is not None:
-            signal.signal(_SIGNAL, self._before)
+        try:
+            with self._lock:
+                self._stop.set()
+        finally:  # the signal may come while the lock is waited for
+            self._stop.set()
+            if self._before is not None:
+                signal.signal(_SIGNAL, self._before)
 
     def gone(self) -> bool:
         """Whether one of them refuses a connection right now."""
@@ -70,8 +75,11 @@ class Watch:
                     return
 
     def _tell(self, what: str) -> None:
-        self.lost = f"{self._name} was lost: {what}; what is finished stays, run the same command to continue"
-        signal.pthread_kill(int(threading.main_thread().ident or 0), _SIGNAL)
+        with self._lock:  # once the watch has ended nobody handles the signal
+            if self._stop.is_set():
+                return
+            self.lost = f"{self._name} was lost: {what}; what is finished stays, run the same command to continue"
+            signal.pthread_kill(int(threading.main_thread().ident or 0), _SIGNAL)
         if not self._stop.wait(_GRACE_S):
             LOG.error("%s", self.lost)
             os._exit(1)

@@ -230,6 +230,30 @@ def test_is_the_main_thread_interrupted_when_the_cluster_is_lost(monkeypatch: py
     assert _refuses(head.address)
 
 
+def test_is_a_ray_that_shuts_down_slowly_no_lost_one(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
+    import ray
+
+    from pipeline import cluster
+
+    head, node = Listener(), Listener()
+    monkeypatch.setattr("pipeline.watch.PATIENCE_NODE_S", 0.0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "_connect", lambda address, cpus: None)
+    monkeypatch.setattr(cluster, "_watch", lambda address: Watch("the local Ray", head.address, node.address))
+    ended: list[str] = []
+
+    def shut_down() -> None:
+        node.close()  # the raylet is gone, the rest takes its time
+        time.sleep(3)
+        ended.append("whole")
+
+    monkeypatch.setattr(ray, "shutdown", shut_down)
+    with cluster.connected():
+        pass
+    head.close()
+    assert ended == ["whole"]
+
+
 POISON = """
 import json, os, signal, sys, time
 from pipeline.cluster import connected, run_units
