@@ -32,6 +32,7 @@ HELD_OUT = 0.1
 """Share of the latents that training is stopped by."""
 _EPOCHS, _STEPS, _BATCH, _LEARNING_RATE = 60, (200, 4000), 512, 5e-3
 _CHECKS = 20
+_PIECE = 8192
 _PATIENCE = 4
 
 
@@ -140,7 +141,8 @@ def _train(density: LatentDensity, rest: Tensor, test: Tensor) -> tuple[float, d
     for number in range(steps + 1):
         if number % max(1, steps // _CHECKS) == 0:
             with torch.no_grad():
-                found = float(-torch.cat([density.log_prob(part) for part in test.split(8192)]).mean())
+                parts = [test[first : first + _PIECE] for first in range(0, len(test), _PIECE)]
+                found = float(-torch.cat([density.log_prob(part) for part in parts]).mean())
             stale += 1
             if found < best:
                 best, stale = found, 0
