@@ -136,7 +136,7 @@ class Scorer:
         with torch.inference_mode():
             seen_BD = self._imputed(bins_BD, observed.unseen)
             z_MBZ, kl_BZ = vae.draw(seen_BD, objective, noise)
-            latents_BZ = vae.round_latents(vae.encode(seen_BD).mu_BZ)
+            latents_BZ = vae.round_latents(vae.encode(bins_BD).mu_BZ)  # as an archive has them
             found, typical = torch.zeros(2, len(bins_BD), len(self._owner), dtype=torch.float64, device=device)
             for z_BZ in z_MBZ:
                 found -= vae.log_prob(bins_BD, z_BZ, novel).double()
