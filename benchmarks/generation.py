@@ -1,7 +1,7 @@
 """Are classifiers that never saw a real row as good as those that did? Rows are made up, and compared with real ones.
 
 usage: python -m benchmarks.generation DATA.parquet --label COL --out FILE.json [--positive VALUE] [--drop COL]
-       [--seeds N] [--set KEY=VALUE]
+       [--seeds N] [--set KEY=VALUE] [--no-catboost]
 
 For each seed, 80 % of the rows train a model (the label is a column like any other), which makes up as many rows: with
 latents from N(0, I), and from a density fitted to the training rows' latents. Classifiers trained on the real rows and
@@ -50,17 +50,24 @@ def main() -> None:
     parser.add_argument("--drop", action="append", default=[], metavar="COL")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    parser.add_argument("--no-catboost", action="store_true", help="scikit-learn's gradient boosting alone")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = dict(parse_setting(text) for text in options.settings)
     table = pq.read_table(options.data).drop_columns(options.drop).unify_dictionaries()
-    kept = Kept(options.out, {"data": options.data.name, "label": options.label, "settings": settings})
+    kept = Kept(options.out, about(options, settings))
     for seed in range(options.seeds):
         config = load_config("", "--set", {**settings, "seed": seed})
-        measure(table, options.label, options.positive, config, kept)
+        measure(table, options, config, kept)
         print(summary(kept.figures), flush=True)
     options.out.with_suffix(".md").write_text(summary(kept.figures) + "\n")
+
+
+def about(options: argparse.Namespace, settings: Figures) -> Figures:
+    """What figures depend on."""
+    classifiers = ["hgb"] if options.no_catboost else ["catboost", "hgb"]
+    return {"data": options.data.name, "label": options.label, "settings": settings, "classifiers": classifiers}
 
 
 class Kept:
@@ -92,7 +99,7 @@ class Kept:
             os.replace(spool, self._path)
 
 
-def measure(table: pa.Table, label: str, positive: str | None, config: TrainConfig, kept: Kept) -> None:
+def measure(table: pa.Table, options: argparse.Namespace, config: TrainConfig, kept: Kept) -> None:
     """Measures one seed: split, model, samples, classifiers."""
     seed = config.seed
     names = [f"{seed} {source}" for source in SOURCES]
@@ -101,7 +108,7 @@ def measure(table: pa.Table, label: str, positive: str | None, config: TrainConf
     order = np.random.default_rng(seed).permutation(table.num_rows)
     count = int(TRAINING_SHARE * table.num_rows)
     training, test = (table.take(pa.array(np.sort(part))) for part in (order[:count], order[count:]))
-    judge = Judge(training, test, label, positive, seed)
+    judge = Judge(training, test, options, seed)
     kept.once(names[0], lambda: {**judge(training), **held_out_likeness(training, test)})
     bundle = fit_table(training, config, threads=1, listen=lambda figures: LOG.info("%s", brief(figures)))
     for source, made in samples(bundle, training, seed):
@@ -140,13 +147,15 @@ class Judge:
     Args:
         training: The real training rows: their categories are those that classifiers know.
         test: The real rows to test on.
-        label: The column to predict.
-        positive: Value of the label that binary F1 is of; None: the rarest.
+        options: The label, the value of it that binary F1 is of, which classifiers.
         seed: Seed of the classifiers.
     """
 
-    def __init__(self, training: pa.Table, test: pa.Table, label: str, positive: str | None, seed: int) -> None:
-        frame = training.to_pandas()
+    def __init__(self, training: pa.Table, test: pa.Table, options: argparse.Namespace, seed: int) -> None:
+        frame, label = training.to_pandas(), options.label
+        self._classifiers = {"hgb": self._boosting}
+        if not options.no_catboost:
+            self._classifiers["catboost"] = self._catboost
         self._label, self._seed = label, seed
         self._categories = {
             name: pd.CategoricalDtype(sorted(set(as_text(frame[name]))))
@@ -154,15 +163,16 @@ class Judge:
             if not pd.api.types.is_numeric_dtype(frame[name]) or name == label
         }
         counts = as_text(frame[label]).value_counts()
-        self._positive = counts.index[-1] if positive is None else positive
+        self._positive = counts.index[-1] if options.positive is None else options.positive
         self._test = self._split(test)
 
     def __call__(self, rows: pa.Table) -> Figures:
-        """F1 of both classifiers, binary and macro."""
+        """F1 of the classifiers, binary and macro."""
         x, y = self._split(rows)
         x_test, y_test = self._test
         figures: Figures = {}
-        for name, found in (("catboost", self._catboost(x, y, x_test)), ("hgb", self._boosting(x, y, x_test))):
+        for name, classify in self._classifiers.items():
+            found = classify(x, y, x_test)
             figures[f"{name} F1"] = float(f1_score(y_test == self._positive, found == self._positive))
             figures[f"{name} macro F1"] = float(f1_score(y_test, found, average="macro"))
         return figures
@@ -210,7 +220,7 @@ def held_out_likeness(training: pa.Table, test: pa.Table) -> Figures:
 
 def summary(figures: dict[str, Figures]) -> str:
     """The figures as Markdown: means and standard deviations over seeds."""
-    measures = [f"{name} {kind}" for name in ("catboost", "hgb") for kind in ("F1", "macro F1")]
+    measures = [name for name in next(iter(figures.values())) if name.endswith("F1")]
     rows = []
     for source in SOURCES:
         found = [value for name, value in figures.items() if name.split()[1] == source]
