@@ -249,7 +249,7 @@ def test_is_a_part_of_another_archive_refused(tmp_path: Path, whole: bool, chang
 def test_is_another_part_under_its_name_refused(tmp_path: Path, whole: bool) -> None:
     part, _ = small_part(tmp_path / "p.parquet")
     record = dataclasses.replace(part.record, sha256="0" * 64, guards=bytes(4) + part.record.guards[4:])
-    with pytest.raises(ArchiveError, match=r"belongs to another archive \(format 1\.1, plan"):
+    with pytest.raises(ArchiveError, match=r"belongs to another archive \(format 1\.\d+, plan"):
         dataclasses.replace(part, record=record).reader(whole)
     other = dataclasses.replace(part.record, work_unit=dataclasses.replace(part.record.work_unit, index=4))
     with pytest.raises(ArchiveError, match="belongs to another archive or another place"):
