@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.errors import OutputError
     from pipeline.evaluate import evaluate
     from pipeline.locate import locate
+    from pipeline.report.options import ReportOptions, missing_libraries
     from pipeline.train import train
     from vae_model.config import NetworkConfig
 
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         trained = train(data, model, config)
         encoded = encode(data, model, archive)
         decode(archive, decoded)
-        quality = evaluate(data, archive)
+        report = None if missing_libraries() else ReportOptions(out.join("report.html"))
+        quality = evaluate(data, archive, report=report)
     latents = read_latents(archive)
     accuracy = {"raw pixels": _accuracy(pixels, labels), "latents": _accuracy(latents, labels)}
     _show(out, quality, accuracy, latents.shape[1], pixels.shape[1])
@@ -135,7 +137,9 @@ def _show(out: Location, quality: dict[str, Any], accuracy: dict[str, float], la
     ]
     for title, rows in (("size", size), ("model", model), (f"classification, {FOLDS}-fold", classes)):
         print(f"\n{title}\n{format_table(rows)}")
-    print(f"\neverything lies in {out}\n")
+    report = quality.get("report")
+    drawn = f"report: {report}" if report else "no report was drawn: pip install 'parvae[report]'"
+    print(f"\neverything lies in {out}\n{drawn}\n")
 
 
 if __name__ == "__main__":

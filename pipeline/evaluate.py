@@ -12,25 +12,30 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.archive import Archive
-from pipeline.bundle import NETWORK_ROWS, Bundle
 from pipeline.cluster import connected, run_units
 from pipeline.compare import ColumnError
 from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.decoder import Decoder
+from pipeline.elbo_terms import ElboTerms
 from pipeline.errors import ArchiveError, DatasetError, JobError
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
+from pipeline.report.collect import DetailOptions, Details, PartDetails
+from pipeline.report.options import ReportOptions
+from pipeline.report.projection import ACTIVE_KL
 from pipeline.storage import Location
-
-ACTIVE_KL = 0.01
-"""Mean KL in nats above which a latent counts as active."""
 
 
 def evaluate(
-    data: Location, archive: Location, workers: int | None = None, gpu: bool = False, seed: int = 0
+    data: Location,
+    archive: Location,
+    workers: int | None = None,
+    gpu: bool = False,
+    seed: int = 0,
+    report: ReportOptions | None = None,
 ) -> dict[str, Any]:
     """Compares an archive with the dataset it was made from, streaming over both.
 
@@ -40,6 +45,7 @@ def evaluate(
         workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
         gpu: Whether actors run the network on GPUs.
         seed: Seed of the latent noise that the ELBO is estimated with.
+        report: The page that is to be written; None: none.
 
     Returns:
         Rows, bytes in and out by part, ratio, errors by column, and, where latents are kept, the terms of -ELBO in
@@ -51,11 +57,14 @@ def evaluate(
     """
     started = time.monotonic()
     opened = Archive.open(archive)
+    if report is not None:
+        report.check(data, opened)
     model = opened.load_model()
     dataset = open_dataset(data, leave_out=opened.schema if opened.quarantined else None)
     model.rows.check_schema(dataset.schema, f"DATA {data}")
     _check_same_files(dataset, opened)
     opened.check_parts()
+    details = None if report is None else DetailOptions.of(opened.rows, report.labels(opened), seed)
     with connected() as cluster:
         count = cluster.workers_for(workers, gpu)
         arguments = {
@@ -66,6 +75,7 @@ def evaluate(
             "device": "cuda" if gpu else "cpu",
             "threads": cluster.threads_per_worker(min(count, len(opened.parts))),
             "seed": seed,
+            "details": details,
         }
         progress = Progress("evaluate", len(opened.parts), dataset.size / max(1, dataset.rows))
         total = _Sums(model)
@@ -73,8 +83,20 @@ def evaluate(
         for result in run_units(items, PartEvaluator, arguments, cluster, count, gpu):
             total.add(result)
             progress.advance(result["rows"])
+    figures = {**_sizes(dataset, opened), **total.summary(), "seconds": time.monotonic() - started}
+    if report is not None:
+        _write(report, dataset, opened, figures, total)
     total.check(archive)
-    return {**_sizes(dataset, opened), **total.summary(), "seconds": time.monotonic() - started}
+    return figures
+
+
+def _write(report: ReportOptions, dataset: Dataset, archive: Archive, figures: dict[str, Any], total: _Sums) -> None:
+    """Writes the page, and says in the figures where it is."""
+    from pipeline.report.page import Subject, write_report
+
+    subject = Subject(dataset, archive, total.model, figures, total.details, total.values, total.kl_nats)
+    write_report(report, subject)
+    figures["report"] = str(report.out)
 
 
 class PartEvaluator:
@@ -88,6 +110,7 @@ class PartEvaluator:
         device: Torch device of the network.
         threads: Compute threads.
         seed: Seed of the latent noise.
+        details: What a report needs beside the sums; None: nothing.
     """
 
     def __init__(
@@ -99,12 +122,14 @@ class PartEvaluator:
         device: str,
         threads: int,
         seed: int,
+        details: DetailOptions | None = None,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._model = ArchiveModel(files, form.plan, form.schema, device)
         self._form, self._root, self._archive, self._seed = form, root, archive, seed
+        self._details = details
         self._bundle = self._model.bundle if form.plan.latents else None
         self._decoder = Decoder(self._model)
 
@@ -115,49 +140,47 @@ class PartEvaluator:
         terms: Any = 0.0
         source = read_unit(self._root, record.work_unit, None, self._form.plan.block_rows)
         location = self._archive.join("parts", record.name)
+        details = None if self._details is None else PartDetails(self._model, self._details, record)
+        terms_of = None if self._bundle is None else ElboTerms(self._bundle, self._seed, record.work_unit.index)
         with PartReader(location, record, self._form) as part:
             for original, decoded in _aligned(read_ahead(source), self._decoder.batches(part), str(location)):
                 for name, error in errors.items():
                     index = original.schema.get_field_index(name)
                     error.add(original.column(index), decoded.column(index))
-                if self._bundle is not None:
-                    bins, _ = self._bundle.rows.from_batch(original)
-                    terms = terms + self._elbo_terms(self._bundle, bins, record.work_unit.index)
+                by_row = None
+                if terms_of is not None:
+                    sums, by_row = terms_of(original, details is not None)
+                    terms = terms + sums
+                if details is not None:
+                    details.add(original, decoded, by_row)
+            collected = {} if details is None else {"details": details.finish(part)}
         return {
             "rows": record.rows,
             "terms": np.asarray(terms).tolist(),
             "errors": {name: asdict(error) for name, error in errors.items()},
+            **collected,
         }
-
-    def _elbo_terms(self, bundle: Bundle, bins_bd: npt.NDArray[np.int64], unit: int) -> npt.NDArray[np.float64]:
-        """Sums over rows of reconstruction, KL, and KL by latent, in nats."""
-        import torch
-
-        from vae_model.elbo import Objective
-
-        vae = bundle.vae
-        generator = torch.Generator(device=bundle.device).manual_seed(self._seed * 1_000_003 + unit)
-        sums = np.zeros(2 + bundle.latent_dim)
-        with torch.inference_mode():
-            for start in range(0, len(bins_bd), NETWORK_ROWS):
-                chunk = torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(bundle.device)
-                terms = vae(chunk, Objective(noise=vae.deployed_noise), generator)
-                parts = torch.cat([terms.reconstruction[None], terms.kl[None], terms.kl_Z])
-                sums += len(chunk) * parts.double().cpu().numpy()
-        return sums
 
 
 class _Sums:
     """Everything that parts report, added up."""
 
     def __init__(self, model: ArchiveModel) -> None:
-        self._model = model
+        self.model = model
         self._rows = 0
         self._terms: Any = 0.0
         self._errors = _errors(model)
+        self.details = Details()
+
+    @property
+    def values(self) -> int:
+        """Values that were compared."""
+        return sum(error.values for error in self._errors.values())
 
     def add(self, result: dict[str, Any]) -> None:
         """Adds one part's sums."""
+        if "details" in result:
+            self.details.merge(result["details"])
         self._rows += result["rows"]
         self._terms = self._terms + np.asarray(result["terms"])
         for name, error in result["errors"].items():
@@ -180,25 +203,35 @@ class _Sums:
 
     def summary(self) -> dict[str, Any]:
         """The figures of the whole dataset."""
-        guaranteed = self._model.plan.guaranteed
+        guaranteed = self.model.plan.guaranteed
         columns = {
             column.name: {"kind": column.kind, **self._errors[column.name].summary()}
-            for column in self._model.rows.columns
+            for column in self.model.rows.columns
         }
         violations = sum(error.violations for error in self._errors.values()) if guaranteed else None
         return {**self._elbo(), "violations": violations, "columns": columns}
 
+    @property
+    def kl_nats(self) -> list[float]:
+        """Mean KL of each latent; nothing where none are kept."""
+        return self._mean_nats()[2:].tolist() if self.model.plan.latents else []
+
+    def _mean_nats(self) -> npt.NDArray[np.float64]:
+        """Means over the rows of reconstruction, KL, and KL by latent."""
+        sums: npt.NDArray[np.float64] = self._terms + np.zeros(2 + self.model.bundle.latent_dim)
+        return sums / max(1, self._rows)
+
     def _elbo(self) -> dict[str, Any]:
         """What the VAE says of the rows; nothing where it is not kept."""
-        if not self._model.plan.latents:
+        if not self.model.plan.latents:
             return {}
-        latent_dim = self._model.bundle.latent_dim
-        bits = (self._terms + np.zeros(2 + latent_dim)) / (max(1, self._rows) * math.log(2))
+        latent_dim = self.model.bundle.latent_dim
+        bits = self._mean_nats() / math.log(2)
         return {
             "minus_elbo_bits_per_row": bits[1] - bits[0],
             "minus_reconstruction_bits_per_row": -bits[0],
             "kl_bits_per_row": bits[1],
-            "active_units": int((bits[2:] * math.log(2) > ACTIVE_KL).sum()),
+            "active_units": sum(nats > ACTIVE_KL for nats in self.kl_nats),
             "latent_dim": latent_dim,
         }
 

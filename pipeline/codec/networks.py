@@ -25,7 +25,7 @@ from pipeline.codec.sections import FIRST_MODEL_ROLE, Key, Sections
 from pipeline.rows import RowTransform
 
 ROW_ROLE, ELEMENT_ROLE = FIRST_MODEL_ROLE, FIRST_MODEL_ROLE + 1
-_STREAMS_A_COLUMN = 8
+STREAMS_A_COLUMN = 8
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Networks:
             guides = self._guides(name, coder, latents_BZ, there)
             for number, data in coder.encode(bins_BD[there, coder.first : coder.stop], guides).items():
                 if data:
-                    sections[ELEMENT_ROLE, _STREAMS_A_COLUMN * index + number] = data
+                    sections[ELEMENT_ROLE, STREAMS_A_COLUMN * index + number] = data
         return sections
 
     def decode(self, sections: Sections, bins_BD: Bins, latents_BZ: Latents | None, columns: Collection[str]) -> None:
@@ -98,9 +98,9 @@ class Networks:
             if name not in columns:
                 continue
             streams = {
-                number % _STREAMS_A_COLUMN: sections[role, number]
+                number % STREAMS_A_COLUMN: sections[role, number]
                 for role, number in sections
-                if role == ELEMENT_ROLE and number // _STREAMS_A_COLUMN == index
+                if role == ELEMENT_ROLE and number // STREAMS_A_COLUMN == index
             }
             there = bins_BD[:, coder.first] != -1
             if self.places[name].state >= 0:

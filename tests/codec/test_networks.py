@@ -20,6 +20,7 @@ from pipeline.codec.fit_rows import Effort, Symbol, depends_on_previous, fit_row
 from pipeline.codec.lanes import Lanes
 from pipeline.codec.networks import Networks
 from pipeline.codec.rowcoder import RowCoder
+from pipeline.codec.shares import Shares
 from pipeline.columns import ColumnOptions, ColumnStats, fit_column
 from pipeline.errors import ModelError
 from pipeline.rows import RowTransform
@@ -289,6 +290,18 @@ def test_a_codec_with_networks_survives_its_files(fitted):
     only = again.decode_block(block, 700, columns={"b"})
     assert list(only) == ["b"]
     assert only["b"].equals(batch.column("b").slice(0, 700))
+
+
+def test_bytes_of_a_cell_belong_to_columns(fitted):
+    batch, found = fitted
+    block = found.codec.encode_block(batch)
+    sizes, rest = Shares(found.codec)(block.cell)
+    assert sum(sizes.values()) + rest == len(block.cell)
+    assert rest < 200
+    assert sizes.keys() == set(batch.schema.names) - set(block.plain)
+    for name, how in found.codec.coded.items():
+        if how == "model":  # what was expected of it when coders were compared
+            assert sizes[name] == pytest.approx(found.sizes[name]["model"], rel=0.05, abs=64), name
 
 
 def test_damaged_networks_are_refused_or_noticed(fitted):

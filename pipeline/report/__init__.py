@@ -1,0 +1,1 @@
+"""The page that `parvae evaluate --report` writes."""
