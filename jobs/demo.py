@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.encode import encode
     from pipeline.errors import OutputError
     from pipeline.evaluate import evaluate
+    from pipeline.features import load
     from pipeline.locate import locate
     from pipeline.report.options import ReportOptions, missing_libraries
     from pipeline.train import train
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         decode(archive, decoded)
         report = None if missing_libraries() else ReportOptions(out.join("report.html"))
         quality = evaluate(data, archive, report=report)
-    latents = read_latents(archive)
+    latents = load(archive).to_numpy()
     accuracy = {"raw pixels": _accuracy(pixels, labels), "latents": _accuracy(latents, labels)}
     _show(out, quality, accuracy, latents.shape[1], pixels.shape[1])
     return {
@@ -87,23 +88,6 @@ def write_digits(folder: Location) -> tuple[npt.NDArray[np.float64], npt.NDArray
     with folder.join("digits.parquet").publishing() as spool:
         pq.write_table(table, spool, compression="zstd")
     return digits.data, digits.target
-
-
-def read_latents(archive: Location) -> npt.NDArray[np.float32]:
-    """The latents of all rows, in row order; shape (rows, Z)."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from pipeline.archive import Archive
-
-    opened = Archive.open(archive)
-    blocks: list[npt.NDArray[np.float32]] = []
-    for record in opened.parts:
-        part = pa.BufferReader(opened.part_location(record).read_bytes())
-        column = pq.read_table(part, columns=[opened.plan.latent_column]).column(0).combine_chunks()
-        blocks.append(column.flatten().to_numpy().reshape(len(column), column.type.list_size))
-    return np.concatenate(blocks)
 
 
 def _accuracy(features: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:

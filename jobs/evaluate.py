@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure general tools for the report, on a sample of at most 4 MiB, which takes up to half a minute (default: yes)",
+        help="measure general tools for the report on a sample of at most 4 MiB, up to half a minute (default: yes)",
     )
     add_workers(parser, "one a CPU, or one a GPU with --gpu")
     add_overwrite(parser, "a report")
