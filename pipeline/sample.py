@@ -96,35 +96,20 @@ def sample(
         LOG.warning("not modelled, so not in the samples: %s", ", ".join(map(repr, left_out)))
     with locked(out, "--out") as lock:
         ledger = _begin(out, request.run, overwrite, lock)
-        try:
-            entries, resumed = _write_files(request, out, ledger, lock, workers, gpu)
-        except InputError:
-            _clear(out)
-            raise
-        finally:
-            ledger.flush()
-        lock.check()
-        rows = sum(entry["rows"] for entry in entries)
-        if rows != options.rows:
-            raise JobError(f"{rows} rows were made, {options.rows} were asked for; run the job again")
+        entries, resumed = _write_files(request, out, ledger, lock, workers, gpu)
         if grid is not None and column is not None:
             first = pa.Table.from_batches(request.generator().batches(range(min(options.rows, MOST_IMAGES))))
             write_grid(column, first[column.name].combine_chunks(), grid)
         ledger.remove()
         out.remove_spools()
-    return {
-        "rows": rows,
-        "files": len(entries),
-        "bytes": sum(entry["bytes"] for entry in entries),
-        **_figures(request, entries),
-        "left_out": left_out,
-        "seconds": time.monotonic() - started,
-        "resumed": resumed,
-    }
+    figures = {**_figures(request, entries), "left_out": left_out, "resumed": resumed}
+    return {**figures, "seconds": time.monotonic() - started}
 
 
 def _figures(request: Request, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    prior, figures = request.prior, dict[str, Any]()
+    prior = request.prior
+    figures: dict[str, Any] = {name: sum(entry[name] for entry in entries) for name in ("rows", "bytes")}
+    figures["files"] = len(entries)
     figures["prior"] = "aggregate" if isinstance(prior, AggregatePrior) else "normal"
     if isinstance(prior, AggregatePrior):
         figures["latent_bits_per_row"] = round(prior.bits, 3)
@@ -212,11 +197,21 @@ def _write_files(
     }
     items = [{"path": path, "start": r.start, "stop": r.stop} for path, r in files.items() if path not in done]
     progress, entries = Progress("sample", len(items)), list(done.values())
-    for result in _results(request, out, items, workers, gpu):
-        lock.check()
-        ledger.add(result)
-        entries.append(result)
-        progress.advance(result["rows"])
+    try:
+        for result in _results(request, out, items, workers, gpu):
+            lock.check()
+            ledger.add(result)
+            entries.append(result)
+            progress.advance(result["rows"])
+    except InputError:
+        _clear(out)
+        raise
+    finally:
+        ledger.flush()
+    lock.check()
+    made = sum(entry["rows"] for entry in entries)
+    if made != rows:
+        raise JobError(f"{made} rows were made, {rows} were asked for; run the job again")
     return entries, len(done)
 
 
