@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -184,12 +185,17 @@ def map_of_numbers(points: npt.NDArray[np.float64], values: npt.NDArray[np.float
         low, high = np.quantile(values[known], [0.01, 0.99])
         axes.scatter(points[~known, 0], points[~known, 1], s=7, color=_MUTED, alpha=0.5, linewidths=0)
         drawn = axes.scatter(
-            points[known, 0], points[known, 1], s=7, c=values[known], cmap="cividis", vmin=low, vmax=high, linewidths=0
+            points[known, 0], points[known, 1], s=7, c=values[known], cmap=_shades(), vmin=low, vmax=high, linewidths=0
         )
         bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02, extend="both")
         bar.outline.set_visible(False)
         bar.set_label(name if len(name) <= 40 else name[:39] + "…")
         return _svg(figure, "map of the latents of sampled rows, coloured by a number")
+
+
+def _shades() -> ListedColormap:
+    """Cividis without its ends, which would be lost on a dark or a light page."""
+    return ListedColormap(colormaps["cividis"](np.linspace(0.22, 0.95, 128)))
 
 
 def _map_figure(height: float = 4.8) -> tuple[Figure, Axes]:
