@@ -16,9 +16,9 @@ from pipeline.archive import Archive
 from pipeline.cluster import Cluster, connected, run_units
 from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError, InputError, JobError, OutputError
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, open_ledger
 from pipeline.locate import check_output
-from pipeline.lock import OutputLock, is_lock, is_vacant, locked
+from pipeline.lock import OutputLock, clear, is_vacant, locked
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord, fingerprint
@@ -87,7 +87,7 @@ def decode(
         try:
             rows, resumed = _decode_files(opened, model, out, columns, cluster, (count, gpu), ledger, lock)
         except InputError:
-            _clear(out)  # a damaged archive: no partial output
+            clear(out)  # a damaged archive: no partial output
             raise
         finally:
             ledger.flush()
@@ -270,18 +270,4 @@ def check_folder(out: Location, run: str, overwrite: bool) -> None:
 def _begin(out: Location, run: str, overwrite: bool, lock: OutputLock) -> Ledger:
     """Clears what is to be overwritten; returns the ledger of this run, with what an earlier one finished."""
     check_folder(out, run, overwrite)
-    ledger = Ledger(out, lock.generation)
-    if ledger.run() == run:
-        LOG.info("continuing the unfinished decode in %s", out)
-        return ledger
-    _clear(out)
-    ledger.begin(run)
-    return ledger
-
-
-def _clear(out: Location) -> None:
-    """Removes everything but the lock."""
-    for stat in out.files():
-        if not is_lock(stat.path):
-            out.join(stat.path).remove()
-    out.remove_empty_folders()
+    return open_ledger(out, run, lock, "decode")

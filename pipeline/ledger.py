@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pipeline.lock import OutputLock, clear
 from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
@@ -78,3 +79,24 @@ class Ledger:
         except (FileNotFoundError, ValueError, TypeError):
             LOG.warning("%s/%s is damaged; what it tells of is done again", self._folder, name)
             return []
+
+
+def open_ledger(folder: Location, run: str, lock: OutputLock, what: str) -> Ledger:
+    """The ledger of a run in an output folder that was checked and is locked.
+
+    Args:
+        folder: The folder. If it belongs to another run, it is cleared.
+        run: Fingerprint of the run.
+        lock: The lock.
+        what: What is made there, for people ("decode").
+
+    Returns:
+        The ledger, with what an earlier, killed run has finished.
+    """
+    ledger = Ledger(folder, lock.generation)
+    if ledger.run() == run:
+        LOG.info("continuing the unfinished %s in %s", what, folder)
+        return ledger
+    clear(folder)
+    ledger.begin(run)
+    return ledger

@@ -236,3 +236,11 @@ def _started(pid: int) -> int:
     except OSError:
         return 0
     return 0 if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def clear(folder: Location) -> None:
+    """Removes everything in an output folder but its lock."""
+    for stat in folder.files():
+        if not is_lock(stat.path):
+            folder.join(stat.path).remove()
+    folder.remove_empty_folders()

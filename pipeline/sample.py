@@ -20,10 +20,10 @@ from pipeline.decoder import one_thread
 from pipeline.errors import ArchiveError, ConfigError, InputError, JobError, OutputError
 from pipeline.generate import Pilot, RowGenerator
 from pipeline.latent_prior import AggregatePrior, LatentPrior, NormalPrior, fit_aggregate
-from pipeline.ledger import LEDGER_FOLDER, Ledger
+from pipeline.ledger import LEDGER_FOLDER, Ledger, open_ledger
 from pipeline.local_files import SPOOL_PREFIX
 from pipeline.locate import check_output
-from pipeline.lock import OutputLock, is_lock, locked
+from pipeline.lock import OutputLock, clear, is_lock, locked
 from pipeline.picture import MOST_IMAGES, check_picture, image_column, write_grid
 from pipeline.plan import PLAN_FILE, fingerprint
 from pipeline.progress import Progress
@@ -204,7 +204,7 @@ def _write_files(
             entries.append(result)
             progress.advance(result["rows"])
     except InputError:
-        _clear(out)
+        clear(out)
         raise
     finally:
         ledger.flush()
@@ -271,18 +271,4 @@ def _begin(out: Location, run: str, overwrite: bool, lock: OutputLock) -> Ledger
     """Clears what is to be overwritten; returns the ledger of this run, with what an earlier one finished."""
     check_folder(out, overwrite)
     check_run(out, run, overwrite)
-    ledger = Ledger(out, lock.generation)
-    if ledger.run() == run:
-        LOG.info("continuing the unfinished samples in %s", out)
-        return ledger
-    _clear(out)
-    ledger.begin(run)
-    return ledger
-
-
-def _clear(out: Location) -> None:
-    """Removes everything but the lock."""
-    for stat in out.files():
-        if not is_lock(stat.path):
-            out.join(stat.path).remove()
-    out.remove_empty_folders()
+    return open_ledger(out, run, lock, "samples")

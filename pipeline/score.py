@@ -17,9 +17,9 @@ from pipeline.bundle import Bundle
 from pipeline.cluster import Cluster, connected, run_units
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import ConfigError, DatasetError, InputError, JobError, OutputError
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, open_ledger
 from pipeline.locate import check_output
-from pipeline.lock import OutputLock, is_lock, is_vacant, locked
+from pipeline.lock import OutputLock, clear, is_vacant, locked
 from pipeline.neighbours import archive_latents, check_enough, sample_latents, share_of
 from pipeline.plan import fingerprint
 from pipeline.progress import Progress
@@ -85,7 +85,7 @@ def score(
         try:
             figures = _Run(request, cluster, (count, gpu), ledger, lock).run()
         except InputError:
-            _clear(out)  # a damaged file: no partial output
+            clear(out)  # a damaged file: no partial output
             raise
         finally:
             ledger.flush()
@@ -261,18 +261,4 @@ def _summary(out: Location) -> Mapping[str, Any] | None:
 def _begin(out: Location, run: str, overwrite: bool, lock: OutputLock) -> Ledger:
     """Clears what is to be overwritten; returns the ledger of this run, with what an earlier one finished."""
     check_folder(out, run, overwrite)
-    ledger = Ledger(out, lock.generation)
-    if ledger.run() == run:
-        LOG.info("continuing the unfinished scores in %s", out)
-        return ledger
-    _clear(out)
-    ledger.begin(run)
-    return ledger
-
-
-def _clear(out: Location) -> None:
-    """Removes everything but the lock."""
-    for stat in out.files():
-        if not is_lock(stat.path):
-            out.join(stat.path).remove()
-    out.remove_empty_folders()
+    return open_ledger(out, run, lock, "scores")
