@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_TORCH ?=
 BIN = .venv/bin
 
-.PHONY: venv demo test test-slow soak lint clean
+.PHONY: venv demo test test-slow soak lint docs clean
 
 venv: .venv/ready
 
@@ -31,6 +31,10 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the documentation site, in .tmp/site; a warning is an error
+docs: venv
+	$(BIN)/python docs/build.py --out .tmp/site
 
 clean:
 	rm -rf .venv build *.egg-info
