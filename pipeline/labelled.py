@@ -136,6 +136,16 @@ class LabelledRows:
         self._archive, self._features, self._label, self._draw = archive, features, label, draw
         modelled = [column for column in archive.model.rows.modelled if column.name != label.name]
         self._columns = [column for column in modelled if column.name not in draw.columns]
+        self._check_split()
+
+    def _check_split(self) -> None:
+        masks, train, tested = self._draw.masks(), 0, 0
+        for batch in self._archive.batches(self._beside()):
+            mask = masks(batch)
+            train, tested = train + int((~mask).sum()), tested + int(mask.sum())
+        if not train or not tested:
+            what = "no row is a test row" if train else "every row is a test row"
+            raise DatasetError(f"{self._archive.location}: {what} ({self._draw}); choose another split")
 
     def of(self, kind: FeatureSet) -> Matrix:
         """The rows as one kind of features; what has to be learned for it is learned from training rows alone."""
@@ -168,14 +178,9 @@ class LabelledRows:
         """The first training rows of every part's blocks, up to `SAMPLE_ROWS` spread over the archive."""
         if not hasattr(self, "_sample"):
             share = max(1, SAMPLE_ROWS // max(1, len(self._archive.parts)))
-            kept, train, tested = [], 0, 0
+            kept = []
             for batch, test in self._decoded():
-                rows = batch.filter(pa.array(~test))
-                train, tested = train + rows.num_rows, tested + int(test.sum())
-                kept.append(rows.slice(0, share))
-            if not train or not tested:
-                what = "no row is a test row" if train else "every row is a test row"
-                raise DatasetError(f"{self._archive.location}: {what} ({self._draw}); choose another split")
+                kept.append(batch.filter(pa.array(~test)).slice(0, share))
             self._sample = pa.Table.from_batches([_plain(batch) for batch in kept])
         return self._sample
 
