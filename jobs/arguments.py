@@ -15,12 +15,21 @@ def positive(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: If it is anything else.
     """
+    return whole(text, 1)
+
+
+def whole(text: str, least: int) -> int:
+    """A whole number from `least` up.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is anything else.
+    """
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} up")
     return value
 
 

@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jobs.arguments import add_overwrite
+from jobs.arguments import add_overwrite, whole
 
 
 def steps(text: str) -> int:
-    """A whole number from 2 up.
+    """A whole number from 2 up: a walk has a beginning and an end.
 
     Raises:
         argparse.ArgumentTypeError: If it is anything else.
     """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 up")
-    return value
+    return whole(text, 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -14,12 +15,16 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 Address = tuple[str, int]
-PATIENCE_NODE_S = 3.0
-"""A node's Ray process that refuses connections for so long is gone: Ray ends the driver about ten seconds after."""
+PATIENCE_NODE_S = 0.5
+"""A node's Ray process that refuses connections for so long is gone. Ray ends the driver without a word once the head
+has noticed too: two seconds later where nodes are looked after closely, ten and more elsewhere."""
 PATIENCE_HEAD_S = 45.0
 """A head that does not answer for so long is gone; a head that restarts is back sooner. Ray waits for 60 seconds."""
 _SIGNAL = signal.SIGUSR2
 """Not SIGINT, which processes in the background of a shell ignore."""
+_OWN_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""What keeps this process from connecting to anybody says nothing of the other side."""
+_LOOK_S = 0.25
 _GRACE_S = 4.0
 """How long the main thread may take to hear of it before the process is ended from here."""
 
@@ -66,7 +71,7 @@ class Watch:
 
     def _look(self) -> None:
         answered = dict.fromkeys(self._targets, time.monotonic())
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(_LOOK_S):
             for what, (address, patience) in self._targets.items():
                 if not _refuses(address):
                     answered[what] = time.monotonic()
@@ -96,5 +101,5 @@ def _refuses(address: Address) -> bool:
             return False
     except TimeoutError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno not in _OWN_TROUBLE

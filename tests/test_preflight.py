@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -230,6 +231,17 @@ def test_is_the_main_thread_interrupted_when_the_cluster_is_lost(monkeypatch: py
     assert _refuses(head.address)
 
 
+def test_is_a_process_without_free_files_no_lost_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    head = Listener()
+    head.close()
+    assert _refuses(head.address)
+    monkeypatch.setattr(socket, "create_connection", exhausted)
+    assert not _refuses(head.address)
+
+
 def test_is_a_ray_that_shuts_down_slowly_no_lost_one(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
     import ray
 
@@ -315,8 +327,8 @@ def test_does_a_cluster_that_dies_under_the_driver_end_with_a_line(script: str, 
         assert process.stdout.readline() == "done\n"
         (victim,) = cluster.processes(title)
         os.kill(victim.pid, signal.SIGKILL)
-        _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 1, stderr
+        stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 1, (stdout, stderr)
     assert "was lost" in stderr
     assert "run the same command to continue" in stderr
     assert "Traceback" not in stderr
