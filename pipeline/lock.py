@@ -160,12 +160,16 @@ class OutputLock:
         )
 
     def _read(self, generation: int) -> Holder | None:
-        """Who wrote a lock; None if it is gone or damaged."""
-        try:
-            data: dict[str, Any] = self._place(generation).read_json()
-            return Holder(**data)
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+        """Who wrote a lock; None if it is gone, or damaged and not just being written."""
+        for pause in (0.05, 0.2, 0.0):
+            try:
+                data: dict[str, Any] = self._place(generation).read_json()
+                return Holder(**data)
+            except FileNotFoundError:
+                return None
+            except (ValueError, TypeError):
+                time.sleep(pause)
+        return None
 
     def _beat(self) -> None:
         """Gives signs of life until the end, or until the lock is lost."""

@@ -150,6 +150,15 @@ def test_is_a_damaged_lock_no_obstacle(folder: Location) -> None:
         assert lock.generation == 4
 
 
+def test_is_a_lock_that_is_read_while_it_is_written_respected(folder: Location, quick: None) -> None:
+    holder = Holder.this()
+    place = folder.join(LOCK_FOLDER, "000003.json")
+    place.write_bytes(b"")  # what a store without whole writes shows in the middle of one
+    threading.Timer(0.1, lambda: place.write_bytes(holder.to_bytes())).start()
+    with pytest.raises(OutputError, match="is being written by another run"), OutputLock(folder, "--out"):
+        pass
+
+
 def test_does_a_lock_leave_no_folder_behind(folder: Location) -> None:
     with locked(folder, "--out"):
         assert folder.exists()
