@@ -54,7 +54,7 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
     started = not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS") or "local"
     if started:
-        prepare_environment()
+        prepare_environment(address == "local")
         _connect(address, num_cpus or usable_cpus())
     watch = _watch(address)
     try:
@@ -242,8 +242,14 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def prepare_environment() -> None:
-    """Variables that a local Ray's processes inherit, unless they are set already."""
+def prepare_environment(local: bool) -> None:
+    """Variables that a job's processes inherit, unless they are set already.
+
+    Args:
+        local: Whether Ray is started for the job: nobody takes the only machine away, so nobody need watch for it.
+    """
+    if local:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

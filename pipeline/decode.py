@@ -63,7 +63,8 @@ def decode(
         archive: An archive's folder.
         out: Folder to write.
         columns: Columns to decode, None for all.
-        workers: Decoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
+        workers: Decoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
+            a local one no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether another decode's unfinished output in the folder may be replaced.
 
@@ -82,7 +83,7 @@ def decode(
     if not opened.plan.guaranteed:
         LOG.warning("%s keeps latents alone: modelled columns come back approximately, without a bound", archive)
     with connected() as cluster, locked(out, "--out") as lock:
-        count = cluster.workers_for(workers, gpu)
+        count = cluster.workers_for(workers, gpu, opened.manifest["bytes_in"])
         ledger = _begin(out, run, overwrite, lock)
         try:
             rows, resumed = _decode_files(opened, model, out, columns, cluster, (count, gpu), ledger, lock)

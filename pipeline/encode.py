@@ -77,7 +77,8 @@ def encode(
         model: A trained model's folder.
         out: Folder to write.
         options: What is kept, and how exactly.
-        workers: Encoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
+        workers: Encoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
+            a local one no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether an archive, or another run's parts, in the folder may be replaced.
 
@@ -89,7 +90,7 @@ def encode(
     request = check_request(data, model, out, options)
     check_folder(out, request, overwrite)
     with connected() as cluster, locked(out, "--out") as lock:
-        count = cluster.workers_for(workers, gpu)
+        count = cluster.workers_for(workers, gpu, request.dataset.size)
         run = open_run(out, request, overwrite, lock.generation, cluster)
         try:
             _encode_units(run, cluster, lock, count, gpu, options.on_error == QUARANTINE)

@@ -42,7 +42,8 @@ def evaluate(
     Args:
         data: The dataset.
         archive: The archive.
-        workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
+        workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
+            a local one no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         seed: Seed of the latent noise that the ELBO is estimated with.
         report: The page that is to be written; None: none.
@@ -66,7 +67,7 @@ def evaluate(
     opened.check_parts()
     details = None if report is None else DetailOptions.of(opened.rows, report.labels(opened), seed)
     with connected() as cluster:
-        count = cluster.workers_for(workers, gpu)
+        count = cluster.workers_for(workers, gpu, dataset.size)
         arguments = {
             "files": dict(model.files),
             "form": opened.form,

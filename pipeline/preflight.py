@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline.errors import ResourceError
 LOG = logging.getLogger(__name__)
 READ_CPUS = 0.5
 """CPUs of one node that every job leaves for reading; without them Ray Data waits for ever and says nothing."""
+WORTH_A_WORKER = 1 << 20
+"""Bytes of Parquet that one more worker of a local cluster is worth its start for, some three seconds of a CPU."""
 WORKER_MEMORY = 1 << 30
 """Bytes of memory that each worker reserves: twice what encoding and decoding were measured to take."""
 
@@ -60,15 +63,21 @@ class Cluster:
         """GPUs of all nodes."""
         return sum(node.gpus for node in self.nodes)
 
-    def workers_for(self, wanted: int | None, gpu: bool) -> int:
+    def workers_for(self, wanted: int | None, gpu: bool, size: int | None = None) -> int:
         """How many workers a job gets: as many as wanted, else one a GPU or one a CPU.
 
-        A cluster that can grow is asked to, and waited for.
+        A local cluster starts no more than there is work for: one worker has all its CPUs, too. A cluster that can
+        grow is asked to, and waited for.
+
+        Args:
+            wanted: Workers that the user asked for.
+            gpu: Whether each needs a GPU.
+            size: Bytes of the Parquet files that are worked on, if that is known.
 
         Raises:
             ResourceError: If the cluster lacks the CPUs, GPUs or memory, and does not grow to have them.
         """
-        workers = wanted or max(1, self._most(gpu))
+        workers = wanted or max(1, min(self._most(gpu), self._worth(size)))
         lack = self._lack(workers, gpu)
         if lack and not self.local:
             wait_for([{"GPU": 1.0} if gpu else {"CPU": 1.0}] * workers, lack, lambda: self._grown(workers, gpu))
@@ -93,6 +102,10 @@ class Cluster:
     def threads_per_worker(self, workers: int) -> int:
         """Compute threads of a worker: the CPUs of a local cluster shared out, one on others."""
         return max(1, int(self.cpus) // workers) if self.local else 1
+
+    def _worth(self, size: int | None) -> int:
+        """Workers that work of a size is worth starting."""
+        return -(-size // WORTH_A_WORKER) if self.local and size is not None else sys.maxsize
 
     def _most(self, gpu: bool) -> int:
         """Workers that fit, one a GPU or one a CPU."""

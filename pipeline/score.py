@@ -65,7 +65,8 @@ def score(
         model: A model's folder.
         out: Folder to write.
         options: What is asked for.
-        workers: Scoring actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
+        workers: Scoring actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
+            a local one no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether scores, or another run's unfinished ones, in the folder may be replaced.
 
@@ -80,7 +81,7 @@ def score(
     request = _checked(data, model, out, options)
     check_folder(out, request.run, overwrite)
     with connected() as cluster, locked(out, "--out") as lock:
-        count = cluster.workers_for(workers, gpu)
+        count = cluster.workers_for(workers, gpu, request.dataset.size)
         ledger = _begin(out, request.run, overwrite, lock)
         try:
             figures = _Run(request, cluster, (count, gpu), ledger, lock).run()

@@ -105,7 +105,7 @@ def train(
     with connected() as cluster, locked(model, "--model") as lock:
         _check_model_folder(model, run, overwrite)
         count = cluster.workers_for(workers if gpu or workers else 1, gpu)
-        fitted = fit_columns(dataset, options, config.seed, cluster, cluster.workers_for(None, False))
+        fitted = fit_columns(dataset, options, config.seed, cluster, cluster.workers_for(None, False, dataset.size))
         for name, text in fitted.explanations.items():
             LOG.info("column %r: %s", name, text)
         _begin(model, run)

@@ -24,7 +24,8 @@ def verify(archive: Location, workers: int | None = None, gpu: bool = False) -> 
 
     Args:
         archive: The archive.
-        workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`).
+        workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
+            a local one no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
 
     Returns:
@@ -39,7 +40,7 @@ def verify(archive: Location, workers: int | None = None, gpu: bool = False) -> 
     figures = {"parts": 0, "blocks": 0, "rows": 0, "bytes": 0}
     damage: list[str] = []
     with connected() as cluster:
-        count = cluster.workers_for(workers, gpu)
+        count = cluster.workers_for(workers, gpu, opened.manifest["bytes_in"])
         arguments = {
             "files": dict(model.files),
             "form": opened.form,

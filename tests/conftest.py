@@ -33,7 +33,7 @@ def ray_session() -> Iterator[None]:
 
     from pipeline.cluster import prepare_environment
 
-    prepare_environment()
+    prepare_environment(local=True)
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield

@@ -23,7 +23,7 @@ from pipeline import autoscaler
 from pipeline.autoscaler import View, read_v1, read_v2
 from pipeline.errors import ConfigError, ResourceError
 from pipeline.machine import usable_cpus
-from pipeline.preflight import READ_CPUS, WORKER_MEMORY, Cluster, Node
+from pipeline.preflight import READ_CPUS, WORKER_MEMORY, WORTH_A_WORKER, Cluster, Node
 from pipeline.watch import Watch, _refuses
 from tests.servers.cluster import ROOT, RayCluster, ray_cluster
 
@@ -68,6 +68,14 @@ def test_are_workers_counted_by_what_there_is() -> None:
     assert here(Node(2.0)).threads_per_worker(1) == 2
     assert Cluster([Node(2.0)], local=False).threads_per_worker(1) == 1
     assert Cluster([Node(2.0)], local=False).memory_per_worker() == WORKER_MEMORY
+
+
+def test_does_a_local_cluster_start_no_more_workers_than_there_is_work_for() -> None:
+    sizes = (0, 1, WORTH_A_WORKER, WORTH_A_WORKER + 1)
+    assert [here(Node(4.0)).workers_for(None, False, size) for size in sizes] == [1, 1, 1, 2]
+    assert here(Node(4.0)).workers_for(None, False, 100 * WORTH_A_WORKER) == 4
+    assert here(Node(4.0)).workers_for(3, False, 1) == 3
+    assert Cluster([Node(4.0)], local=False).workers_for(None, False, 1) == 4
 
 
 @pytest.mark.parametrize(
