@@ -1,0 +1,278 @@
+"""How fast train, encode and decode are, beside bare loops, a pipeline written by hand, pcodec and zstd.
+
+usage: python -m benchmarks.throughput NAME=FILE.parquet[*COPIES] … [--sensors ROWS] [--repeats N] [--threads N]
+       [--set KEY=VALUE] … --out FOLDER
+
+Each dataset is cut into files of about the same size (or copied whole, `*10`), so that the rate after the first file,
+past start-up, can be told from the times at which files were finished. Every yardstick runs beside its stage in the
+same round, in turn: `benchmarks.bare` (one process, no Ray, nothing written), `benchmarks.by_hand` (Ray Data alone),
+pcodec and Parquet with zstd (in memory, from Arrow). All have the same number of threads, on so many
+CPUs.
+
+A result a dataset, round and contestant is kept in FOLDER; started again, what is there is not measured again. The
+table gives medians over the rounds and, for ratios, the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.by_hand import written
+from benchmarks.sensor_files import write_files
+from benchmarks.watched import Watched
+from jobs.inspect import format_table
+from pipeline.archive import PARTS_FOLDER
+
+FILES = 8
+EPOCHS = 4
+CONTESTANTS = (
+    *("train", "train bare"),
+    *("encode latents", "encode latents bare", "encode latents by hand"),
+    *("encode", "encode bare", "encode fast", "decode", "decode bare"),
+    *("pcodec", "zstd"),
+)
+RATIOS = (
+    ("train", "train bare"),
+    ("encode latents", "encode latents bare"),
+    ("encode latents", "encode latents by hand"),
+    ("encode", "encode bare"),
+    ("decode", "decode bare"),
+    ("encode fast", "encode"),
+)
+
+
+class Bench:
+    """All contestants on one dataset.
+
+    Args:
+        name: The dataset's name.
+        data: Its files.
+        folder: Where models and archives lie.
+        threads: Threads of every contestant.
+        settings: `--set` of `parvae train`.
+    """
+
+    def __init__(self, name: str, data: Path, folder: Path, threads: int, settings: list[str]) -> None:
+        self.name, self._data, self._folder, self._threads = name, data, folder, threads
+        self._settings = [word for setting in settings for word in ("--set", setting)]
+        self.rows = sum(pq.read_metadata(path).num_rows for path in data.rglob("*.parquet"))
+        self.bytes = sum(table.nbytes for table in self._tables())
+
+    def run(self, contestant: str) -> dict[str, Any]:
+        """Measures one contestant once."""
+        stage, _, how = contestant.partition(" ")
+        if stage == "train":
+            return self._bare("train", self._data, "--set", f"training.epochs={EPOCHS}") if how else self._train()
+        if stage in ("pcodec", "zstd"):
+            return self._general(contestant)
+        if how == "latents by hand":
+            return self._by_hand()
+        if stage == "encode":
+            return self._encode(how)
+        return self._bare("decode", self._archive("corrections")) if how else self._decode()
+
+    def _train(self) -> dict[str, Any]:
+        model = self._fresh("trained")
+        run = self._watched("train", self._data, "--model", model, "--epochs", EPOCHS, *self._settings)
+        history = json.loads((model / "bundle.json").read_text())["training"]["history"]
+        return {"rows_per_second": statistics.median(entry["rows_per_second"] for entry in history[1:]), **run}
+
+    def _encode(self, how: str) -> dict[str, Any]:
+        kind = "latents" if how.startswith("latents") else "fast" if how == "fast" else "corrections"
+        if how.endswith("bare"):
+            return self._bare("encode", self._data, self._archive(kind))
+        out = self._fresh(kind)
+        run = self._watched("encode", self._data, "--model", self._model(), "--out", out, *ENCODES[kind])
+        return {**written(out / PARTS_FOLDER), "bytes": tree_bytes(out), **run}
+
+    def _decode(self) -> dict[str, Any]:
+        out = self._fresh("decoded")
+        run = self._watched("decode", self._archive("corrections"), "--out", out, "--workers", 1)
+        figures = written(out)
+        shutil.rmtree(out)
+        return {**figures, **run}
+
+    def _by_hand(self) -> dict[str, Any]:
+        out = self._fresh("by-hand")
+        return _answer("benchmarks.by_hand", self._data, self._archive("latents"), out, self._threads)
+
+    def _bare(self, *words: object) -> dict[str, Any]:
+        return _answer("benchmarks.bare", *words, "--threads", self._threads, *(self._settings * (words[0] == "train")))
+
+    def _general(self, tool: str) -> dict[str, Any]:
+        """Runs pcodec on every numeric column, or Parquet with zstd 19, from Arrow in memory; one thread."""
+        seconds = size = 0.0
+        for table in self._tables():
+            started = time.perf_counter()
+            size += TOOLS[tool](table)
+            seconds += time.perf_counter() - started
+        return {"rows_per_second": self.rows / seconds, "seconds": seconds, "bytes": size}
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for path in sorted(self._data.rglob("*.parquet")):
+            yield pq.read_table(path)
+
+    def _model(self) -> Path:
+        """A model, trained once for all contestants."""
+        model = self._folder / "model"
+        if not (model / "bundle.json").exists():
+            words = [str(self._data), "--model", str(model), "--epochs", str(EPOCHS), *self._settings]
+            subprocess.run([sys.executable, "-m", "jobs.train", *words], check=True, stdout=subprocess.DEVNULL)
+        return model
+
+    def _archive(self, kind: str) -> Path:
+        """The archive that the last round of an encode left, made if there is none."""
+        if not (self._folder / kind / "_manifest.json").exists():
+            self._encode(kind if kind != "corrections" else "")
+        return self._folder / kind
+
+    def _watched(self, *words: object) -> dict[str, Any]:
+        run = Watched(str(words[0]), words[1:]).to_the_end()
+        peaks = [sample["worker MB"] for sample in run["samples"]]
+        return {"all seconds": run["seconds"], "worker MB": max(peaks, default=0.0)}
+
+    def _fresh(self, name: str) -> Path:
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        return self._folder / name
+
+
+ENCODES = {
+    "latents": ("--keep", "latents", "--workers", "1"),
+    "corrections": ("--keep", "corrections", "--workers", "1"),
+    "fast": ("--keep", "corrections", "--effort", "fast", "--workers", "1"),
+}
+
+
+def _answer(module: str, *words: object) -> dict[str, Any]:
+    """Runs a module and reads the JSON of its last line."""
+    done = subprocess.run([sys.executable, "-m", module, *map(str, words)], check=True, stdout=subprocess.PIPE)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _zstd(table: pa.Table) -> int:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=19)
+    return int(sink.getvalue().size)
+
+
+def _pcodec(table: pa.Table) -> int:
+    from pcodec import ChunkConfig, standalone
+
+    from benchmarks.peers import one_array
+
+    size, rest = 0, []
+    for name in table.column_names:
+        column = one_array(table.column(name))
+        flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+        if pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type):
+            values = flat.fill_null(0).to_numpy(zero_copy_only=False)
+            size += len(
+                standalone.simple_compress(values.astype("u2") if values.itemsize == 1 else values, ChunkConfig())
+            )
+        else:
+            rest.append(name)
+    return size + (_zstd(table.select(rest)) if rest else 0)
+
+
+TOOLS: dict[str, Callable[[pa.Table], int]] = {"zstd": _zstd, "pcodec": _pcodec}
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def prepare(word: str, folder: Path) -> tuple[str, Path]:
+    """Cuts `NAME=FILE` into files, or copies it, `NAME=FILE*COPIES`; gives its name and folder."""
+    name, _, path = word.partition("=")
+    path, _, copies = path.partition("*")
+    data = folder / name / "data"
+    if not data.exists():
+        spool = data.with_name("data.tmp")
+        shutil.rmtree(spool, ignore_errors=True)
+        spool.mkdir(parents=True)
+        table = pq.read_table(path)
+        rows = table.num_rows if copies else -(-table.num_rows // FILES)
+        for number in range(int(copies) if copies else FILES):
+            piece = table if copies else table.slice(number * rows, rows)
+            pq.write_table(piece, spool / f"{number:04d}.parquet", compression="zstd")
+        spool.rename(data)
+    return name, data
+
+
+def table_of(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Medians of every contestant and of the ratios, a line each."""
+    lines: list[dict[str, Any]] = []
+    for name in sorted({dataset for dataset, _ in results}):
+        rates = {c: [r["rows_per_second"] for r in results[name, c]] for c in CONTESTANTS if (name, c) in results}
+        for contestant, found in rates.items():
+            runs, rate = results[name, contestant], statistics.median(found)
+            line = {"dataset": name, "contestant": contestant, "rows/s": rate}
+            line |= {"MB/s": rate * runs[0]["arrow_bytes"] / runs[0]["rows"] / 1e6, "rounds": len(runs)}
+            lines.append(line | {"worker MB": statistics.median(run.get("worker MB", float("nan")) for run in runs)})
+        for ours, other in RATIOS:
+            if ours in rates and other in rates:
+                pairs = [a / b for a, b in zip(rates[ours], rates[other], strict=False)]
+                lines.append({"dataset": name, "contestant": f"{ours} / {other}", "ratio": statistics.median(pairs)})
+    return lines
+
+
+def main() -> int:
+    """Measures what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="*", metavar="NAME=FILE.parquet[*COPIES]")
+    parser.add_argument(
+        "--sensors", type=int, default=0, metavar="ROWS", help="a generated table of sensor readings, too"
+    )
+    parser.add_argument("--repeats", type=int, default=5, metavar="N")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads, and CPUs to run on")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `parvae train`")
+    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="default: all")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # inherited by all that is started
+    sources = [prepare(word, options.out) for word in options.data]
+    if options.sensors:
+        folder = options.out / "sensors" / "data"
+        sources.append(("sensors", folder))
+        for _ in write_files(folder, FILES, options.sensors, seed=0):
+            pass
+    results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, data in sources:
+        bench = Bench(name, data, options.out / name, options.threads, options.set)
+        for number in range(options.repeats):
+            for contestant in options.only or CONTESTANTS:
+                place = options.out / name / "results" / f"{contestant.replace(' ', '-')}-{number}.json"
+                results.setdefault((name, contestant), []).append(_kept(place, bench, contestant))
+    lines = table_of(results)
+    (options.out / "throughput.json").write_text(json.dumps(lines, indent=1))
+    print(format_table(lines))
+    return 0
+
+
+def _kept(place: Path, bench: Bench, contestant: str) -> dict[str, Any]:
+    """A contestant's figures, measured if they are not there yet."""
+    if not place.exists():
+        found = {"rows": bench.rows, "arrow_bytes": bench.bytes, **bench.run(contestant)}
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(json.dumps(found, indent=1))
+        rate = f"{found['rows_per_second']:,.0f} rows/s"
+        print(f"{bench.name} {contestant}: {rate}", file=sys.stderr, flush=True)
+    return dict(json.loads(place.read_text()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
