@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -25,7 +26,7 @@ from pipeline.errors import ConfigError, ResourceError
 from pipeline.machine import usable_cpus
 from pipeline.preflight import READ_CPUS, WORKER_MEMORY, WORTH_A_WORKER, Cluster, Node
 from pipeline.watch import Watch, _refuses
-from tests.servers.cluster import ROOT, RayCluster, ray_cluster
+from tests.servers.cluster import ROOT, RayCluster, ray_cluster, wait_until
 
 GIB = 1 << 30
 
@@ -283,7 +284,9 @@ class Work:
     def __call__(self, item):
         if item["deadly"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(item["seconds"])
+        if "begun" in item:
+            open(item["begun"], "w").close()
+            time.sleep(600)
         return item
 
 items = json.loads(sys.argv[1])
@@ -315,10 +318,7 @@ def driver(cluster: RayCluster, script: str, items: str) -> subprocess.Popen[str
 @pytest.mark.slow
 def test_does_a_unit_that_kills_its_worker_every_time_end_the_job(script: str) -> None:
     with ray_cluster(1, cpus=2) as cluster:
-        items = (
-            '[{"deadly": false, "seconds": 0, "path": "a"}, {"deadly": true, "seconds": 0, "path": "large.parquet"}]'
-        )
-        process = driver(cluster, script, items)
+        process = driver(cluster, script, '[{"deadly": true, "path": "large.parquet"}]')
         _, stderr = process.communicate(timeout=200)
     assert process.returncode == 1, stderr
     assert "JobError workers died on the same work unit 4 times" in stderr
@@ -328,11 +328,12 @@ def test_does_a_unit_that_kills_its_worker_every_time_end_the_job(script: str) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("title", ["raylet/raylet", "gcs/gcs_server"])
-def test_does_a_cluster_that_dies_under_the_driver_end_with_a_line(script: str, title: str) -> None:
+def test_does_a_cluster_that_dies_under_the_driver_end_with_a_line(script: str, title: str, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
     with ray_cluster(1, cpus=2) as cluster:
-        process = driver(cluster, script, '[{"deadly": false, "seconds": 0}, {"deadly": false, "seconds": 600}]')
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
+        process = driver(cluster, script, json.dumps([{"deadly": False, "begun": str(begun)}]))
+        wait_until(lambda: begun.exists() or process.poll() is not None, what="for a unit to begin")
+        assert process.poll() is None
         (victim,) = cluster.processes(title)
         os.kill(victim.pid, signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=200)
