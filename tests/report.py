@@ -41,7 +41,7 @@ HISTORY = [
 class OneWorker:
     """A cluster of one worker: this process."""
 
-    def workers_for(self, workers: int | None, gpu: bool) -> int:
+    def workers_for(self, workers: int | None, gpu: bool, size: int | None = None) -> int:
         return 1
 
     def threads_per_worker(self, workers: int) -> int:
