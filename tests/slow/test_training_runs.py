@@ -40,7 +40,7 @@ def bits(figures: dict[str, Any]) -> float:
 
 def test_do_two_workers_learn_what_one_learns(shared_data: Path, tmp_path: Path, parvae: Command) -> None:
     source = shared_data / "shuttle.parquet"
-    argv = ["train", source, "--passthrough", "target", "--latent", 4, "--epochs", 8, "--effort", "fast"]
+    argv = ["train", source, "--passthrough", "target", "--latent", 4, "--epochs", 8, "--error", "none"]
     argv += ["--set", "training.batch_size=512"]
     one = parvae(*argv, "--model", tmp_path / "one", "--workers", 1)
     two = parvae(*argv, "--model", tmp_path / "two", "--workers", 2)
@@ -51,7 +51,7 @@ def test_does_the_same_seed_give_the_same_model(tmp_path: Path, parvae: Command)
     data = write_correlated(tmp_path / "data", 3000)
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         parvae(
-            "train", data, "--model", tmp_path / name, "--epochs", 3, "--seed", seed, "--latent", 2, "--effort", "fast"
+            "train", data, "--model", tmp_path / name, "--epochs", 3, "--seed", seed, "--latent", 2, "--error", "none"
         )
     weights = {name: (tmp_path / name / "weights.safetensors").read_bytes() for name in "abc"}
     assert weights["a"] == weights["b"]
@@ -60,7 +60,7 @@ def test_does_the_same_seed_give_the_same_model(tmp_path: Path, parvae: Command)
 
 def test_does_training_survive_a_killed_worker(tmp_path: Path, parvae: Command) -> None:
     data = write_correlated(tmp_path / "data")
-    argv = ["train", data, "--epochs", 24, "--latent", 2, "--effort", "fast", "--set", "training.checkpoint_seconds=0"]
+    argv = ["train", data, "--epochs", 24, "--latent", 2, "--error", "none", "--set", "training.checkpoint_seconds=0"]
     argv += ["--set", "training.batch_size=256"]
     undisturbed = parvae(*argv, "--model", tmp_path / "calm")
     killed: list[int] = []
@@ -95,8 +95,8 @@ def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
         30,
         "--latent",
         2,
-        "--effort",
-        "fast",
+        "--error",
+        "none",
     ]
     argv += ["--set", "training.checkpoint_seconds=0", "--set", "training.batch_size=256"]
     words = [str(word) for word in argv]
@@ -138,7 +138,7 @@ def test_does_a_run_that_died_after_its_last_epoch_finish(
     from pipeline.bundle import Bundle
 
     data, model = write_correlated(tmp_path / "data", 3000), tmp_path / "model"
-    argv = ["train", str(data), "--model", str(model), "--epochs", "3", "--latent", "2", "--effort", "fast"]
+    argv = ["train", str(data), "--model", str(model), "--epochs", "3", "--latent", "2", "--error", "none"]
 
     def die(self: Bundle, folder: object) -> None:
         raise KeyboardInterrupt
@@ -179,9 +179,7 @@ def test_are_tensorboard_events_written_on_request(tmp_path: Path, parvae: Comma
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     data = write_correlated(tmp_path / "data", 2000)
-    parvae(
-        "train", data, "--model", tmp_path / "m", "--epochs", 3, "--effort", "fast", "--tensorboard", tmp_path / "tb"
-    )
+    parvae("train", data, "--model", tmp_path / "m", "--epochs", 3, "--error", "none", "--tensorboard", tmp_path / "tb")
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
     assert len(events.Scalars("minus_elbo_bits")) == 3
