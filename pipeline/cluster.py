@@ -250,6 +250,8 @@ def prepare_environment(local: bool) -> None:
     """
     if local:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Events of tasks are for Ray's dashboard; an answer to them that comes while a driver shuts down crashes it.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

@@ -201,6 +201,6 @@ def ray_cluster(nodes: int, cpus: int = 1, variables: dict[str, str] | None = No
 
 def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The JSON object that a command that succeeded has printed last."""
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"status {done.returncode}: {done.stdout}{done.stderr}"
     line = next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"command"'))
     return dict(json.loads(line))
