@@ -35,8 +35,8 @@ def test_does_a_real_dataset_come_back(name: str, shared_data: Path, tmp_path: P
     model, archive, back = (tmp_path / part for part in ("model", "archive", "decoded"))
     passthrough = [word for label in labels for word in ("--passthrough", label)]
     trained = parvae(
-        "train", source, "--model", model, "--config", tmp_path / "config.yaml", *passthrough, "--epochs", 1,
-        "--set", "training.batch_size=1024", "--effort", "fast",
+        "train", source, "--model", model, "--config", tmp_path / "config.yaml", *passthrough, "--epochs", 2,
+        "--set", "training.batch_size=256", "--effort", "fast",
     )  # fmt: skip
     parvae("encode", source, "--model", model, "--out", archive)
     parvae("decode", archive, "--out", back)
