@@ -11,18 +11,32 @@ SPOOL_PREFIX = ".tmp-"
 
 
 def walk(root: str, below: str = "", parents: tuple[str, ...] = ()) -> Iterator[tuple[str, int, str]]:
-    """The files below a folder as (path, bytes, version); a link to a folder that it lies in is not entered again."""
+    """The files below a folder as (path, bytes, version).
+
+    A link to a folder that it lies in is not entered again; what another process removes meanwhile is left out.
+    """
     here = os.path.join(root, below)
     real = os.path.realpath(here)
     if real in parents or not os.path.isdir(here):
         return
-    for name in os.listdir(here):
+    for name in _names(here):
         path = posixpath.join(below, name)
         whole = os.path.join(root, path)
         if os.path.isdir(whole):
             yield from walk(root, path, (*parents, real))
         elif os.path.isfile(whole) or os.path.islink(whole):
-            yield path, *stat(whole)
+            try:
+                found = stat(whole)
+            except FileNotFoundError:
+                continue
+            yield path, *found
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def stat(path: str) -> tuple[int, str]:

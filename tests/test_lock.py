@@ -111,7 +111,7 @@ def test_does_a_run_that_was_taken_for_dead_notice(folder: Location, quick: None
 def test_does_one_of_many_win(folder: Location) -> None:
     put(folder, 1, dataclasses.replace(Holder.this(), started=1))  # a process that is gone
     won: list[int] = []
-    start, done = threading.Barrier(8), threading.Barrier(8)
+    start, done = threading.Barrier(8, timeout=60), threading.Barrier(8, timeout=60)
 
     def compete() -> None:
         start.wait()

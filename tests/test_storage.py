@@ -198,6 +198,23 @@ def test_are_links_listed_as_what_they_lead_to(tmp_path: Path) -> None:
     assert found == {"x.parquet": 5, "folder/two": 3, "broken": 0}
 
 
+def test_is_what_vanishes_while_it_is_listed_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c/d", "e"):
+        locate(str(tmp_path), "a folder").join(name).write_bytes(b"1")
+    listdir = os.listdir
+
+    def listed(path: str) -> list[str]:
+        if os.path.basename(path) == "c":
+            (tmp_path / "c" / "d").unlink()
+            (tmp_path / "c").rmdir()
+        found = listdir(path)
+        (tmp_path / "b").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os, "listdir", listed)
+    assert names(locate(str(tmp_path), "a folder")) == ["a", "e"]
+
+
 def test_are_left_over_spools_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in ("parts/.tmp-abc", "parts/000.parquet", ".tmp-x", ".tmpfile"):
         Location(str(tmp_path)).join(name).write_bytes(b"x")
