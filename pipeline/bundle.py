@@ -27,8 +27,10 @@ from pipeline.errors import ModelError, ParvaeError
 from pipeline.promise import Errors
 from pipeline.rows import RowTransform
 from pipeline.storage import Location
+from vae_model.description import Description
 
 if TYPE_CHECKING:
+    from vae_model.layout import FeatureLayout
     from vae_model.network import VAE
 
 FORMAT = "parvae-model"
@@ -72,14 +74,31 @@ class Bundle:
             vae = from_bytes(self.weights)
         except ValueError as error:
             raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}; copy the model again") from error
-        if vae.layout != self.rows.layout():
-            raise ModelError(f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again")
+        self._check_layout(vae.layout)
         return vae.eval().to(self.device)
+
+    @cached_property
+    def description(self) -> Description:
+        """What the weights say of themselves.
+
+        Raises:
+            ModelError: If they are damaged or belong to other columns.
+        """
+        try:
+            found = Description.from_bytes(self.weights)
+        except ValueError as error:
+            raise ModelError(f"{WEIGHTS_FILE} cannot be read: {error}; copy the model again") from error
+        self._check_layout(found.layout)
+        return found
+
+    def _check_layout(self, layout: FeatureLayout) -> None:
+        if layout != self.rows.layout():
+            raise ModelError(f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again")
 
     @property
     def latent_dim(self) -> int:
         """Number of latents."""
-        return self.vae.config.latent_dim
+        return self.description.config.latent_dim
 
     @cached_property
     def fingerprint(self) -> str:

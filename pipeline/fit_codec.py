@@ -169,7 +169,7 @@ class CodecFitter:
         except ValueError as error:
             LOG.warning("the decoder has no exact form (%s); latents are no context of vectors", error)
             return None
-        return Guide(decoder, steps)
+        return Guide.of(decoder, steps)
 
     def _tell(self, text: str) -> None:
         self._board.tell.remote({"text": text})

@@ -114,7 +114,7 @@ def _columns(rows: RowTransform) -> list[dict[str, Any]]:
 
 
 def _model(path: Location, bundle: Bundle) -> Report:
-    vae = bundle.vae
+    described = bundle.description
     history = bundle.training.get("history", [])
     last = history[-1] if history else {}
     figures = {
@@ -122,8 +122,8 @@ def _model(path: Location, bundle: Bundle) -> Report:
         "fingerprint": bundle.fingerprint[:16],
         "error": str(bundle.errors.default),
         "latent_dim": bundle.latent_dim,
-        "active_latents": int(vae.latent_active_Z.sum()),
-        "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "active_latents": described.active_latents,
+        "parameters": described.parameters,
         "bytes": sum(map(len, bundle.files().values())),
         "trained_on_rows": bundle.training.get("rows"),
         "epochs": len(history),

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,6 +142,21 @@ def test_does_help_answer_without_ray_and_torch(argv: list[str]) -> None:
 )
 def test_is_an_archive_read_without_a_cluster(module: str) -> None:
     assert not loaded_by(f"import {module}") & LATE
+
+
+@pytest.mark.parametrize("path", ["", "scalars", "unordered", "images", "images/_model"])
+def test_is_a_path_inspected_without_ray_and_torch(path: str, tmp_path: Path) -> None:
+    place = ROOT / "tests" / "golden" / "v1" / path
+    if not path:
+        place = tmp_path
+        pq.write_table(pa.table({"a": range(100)}), place / "a.parquet")
+    code = (
+        "import contextlib, io, jobs.cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        f"    assert jobs.cli.main(['inspect', {str(place)!r}]) == 0\n"
+        "assert 'columns' in out.getvalue()"
+    )
+    assert not loaded_by(code) & LATE
 
 
 def test_does_no_import_start_or_reach_anything() -> None:

@@ -163,7 +163,7 @@ def numpy_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def test_whoever_multiplies(archives, name, monkeypatch) -> None:
     monkeypatch.setattr(
-        "pipeline.codec.weights.IntegerCoder", functools.partial(IntegerCoder, matmul=numpy_product), raising=True
+        "vae_model.integer.IntegerCoder", functools.partial(IntegerCoder, matmul=numpy_product), raising=True
     )
     own = ExactDecoder.parameters
     monkeypatch.setattr(
@@ -174,7 +174,7 @@ def test_whoever_multiplies(archives, name, monkeypatch) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu(archives, name, monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.codec.weights.IntegerCoder", functools.partial(IntegerCoder, device="cuda"))
+    monkeypatch.setattr("vae_model.integer.IntegerCoder", functools.partial(IntegerCoder, device="cuda"))
     assert same(again(archives[name]).read(), TABLES[name]())
 
 

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_model.coder_shape import INTERPOLATION, CoderShape, knot_offsets
+
 UNIT = 0.125
 """Weights and activations are multiples of this."""
-INTERPOLATION = 16
-"""An entry of an ordinal table is a sixteenth-weighted mean of its two neighbouring knots."""
 LARGEST_WEIGHT = 127
 """In units."""
 LARGEST_ACTIVATION = 255
@@ -37,55 +38,6 @@ _PRICE_RAMP = 0.3
 
 Draw = Callable[[torch.Generator, int], tuple[Tensor, Tensor]]
 """Gives (contexts_BG, digits_BD) of a batch of random rows; -1 = absent."""
-
-
-@dataclass(frozen=True)
-class CoderShape:
-    """What a row coder sees and codes.
-
-    Attributes:
-        contexts: Alphabet size of each context; a context of -1 is absent.
-        ordinal_contexts: Whether neighbouring values of a context are alike.
-        digits: Alphabet size of each digit, in the order in which they are coded.
-        ordinal_digits: Whether neighbouring values of a digit are alike.
-        given: For each digit, the earlier digit whose value chooses its biases, or -1.
-        hidden: H, the number of hidden units.
-        knots: Knots of an ordinal table that has more than twice as many entries.
-
-    Raises:
-        ValueError: If the sizes contradict each other.
-    """
-
-    contexts: tuple[int, ...]
-    ordinal_contexts: tuple[bool, ...]
-    digits: tuple[int, ...]
-    ordinal_digits: tuple[bool, ...]
-    given: tuple[int, ...]
-    hidden: int
-    knots: int = 16
-
-    def __post_init__(self) -> None:
-        if len(self.contexts) != len(self.ordinal_contexts) or not (
-            len(self.digits) == len(self.ordinal_digits) == len(self.given)
-        ):
-            raise ValueError("a coder's contexts and digits must each have all their attributes")
-        if any(size < 1 or size > 1 << 16 for size in (*self.contexts, *self.digits)):
-            raise ValueError("alphabets must have 1 to 65,536 values")
-        if any(not -1 <= given < number for number, given in enumerate(self.given)):
-            raise ValueError("a digit's biases may depend on an earlier digit only")
-        if not (1 <= self.hidden <= 512 and 2 <= self.knots <= 256):
-            raise ValueError(f"{self.hidden} hidden units and {self.knots} knots are out of range")
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-serializable description."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> CoderShape:
-        """Rebuilds a shape from `to_json`'s result."""
-        lists = ("contexts", "ordinal_contexts", "digits", "ordinal_digits", "given")
-        fields: dict[str, Any] = {name: tuple(data[name]) if name in lists else data[name] for name in data}
-        return cls(**fields)
 
 
 class Tables(nn.Module):
@@ -114,11 +66,10 @@ class Tables(nn.Module):
         right: list[int] = []
         share: list[int] = []
         self.offset: list[int] = []
-        self.knot_offset = [0]
-        for size, smooth in zip(sizes, ordinal, strict=True):
+        self.knot_offset = knot_offsets(sizes, ordinal, knots)
+        for size, (first, stop) in zip(sizes, pairwise(self.knot_offset), strict=True):
             self.offset.append(len(left))
-            first = self.knot_offset[-1]
-            count = knots if smooth and size > 2 * knots else size
+            count = stop - first - 1
             for entry in range(size):
                 place = entry * (count - 1) * INTERPOLATION // max(1, size - 1)
                 knot, part = divmod(place, INTERPOLATION)
@@ -128,7 +79,6 @@ class Tables(nn.Module):
             left.append(first + count)
             right.append(first + count)
             share.append(0)
-            self.knot_offset.append(first + count + 1)
         numbers = {"left": left, "right": right, "share": share, "_sizes": sizes, "_first": self.offset}
         for name, values in numbers.items():
             self.register_buffer(name, torch.tensor(list(values), dtype=torch.long), persistent=False)

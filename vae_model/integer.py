@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_model.context import INTERPOLATION, LARGEST_ACTIVATION, LARGEST_WEIGHT, CoderShape, Tables
+from vae_model.coder_shape import INTERPOLATION, CoderShape
+from vae_model.context import LARGEST_ACTIVATION, LARGEST_WEIGHT, Tables
 
 LOGITS_PER_NAT = 64
 _WEIGHT_BITS = 32

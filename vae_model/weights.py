@@ -12,12 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vae_model.config import NetworkConfig
-from vae_model.layout import FeatureLayout
+from vae_model.description import KEY, Description, to_text
 from vae_model.network import VAE
-
-VERSION = 1
-_KEY = "parvae-vae"
 
 
 def to_bytes(model: VAE) -> bytes:
@@ -25,7 +21,7 @@ def to_bytes(model: VAE) -> bytes:
 
     Equal models give equal bytes (all is under one metadata key, for safetensors shuffles its keys).
     """
-    return bytes(safetensors.torch.save(_tensors(model), {_KEY: _description(model)}))
+    return bytes(safetensors.torch.save(_tensors(model), {KEY: to_text(model.layout, model.config)}))
 
 
 def from_bytes(data: bytes) -> VAE:
@@ -34,21 +30,13 @@ def from_bytes(data: bytes) -> VAE:
     Raises:
         ValueError: If the bytes are damaged, are something else, or come from a newer version.
     """
-    metadata = _metadata(data)
-    if _KEY not in metadata:
-        raise ValueError(f"these bytes are not VAE weights: they do not say {_KEY!r}")
+    described = Description.from_bytes(data)
     try:
-        description = json.loads(metadata[_KEY])
-        version = description["version"]
-        if version != VERSION:
-            raise ValueError(f"they have version {version}, and version {VERSION} can be read")
-        layout = FeatureLayout.from_json(description["layout"])
-        config = NetworkConfig.from_json(description["config"])
         tensors = safetensors.torch.load(data)
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"the VAE weights are damaged or foreign: {error}") from error
     with torch.random.fork_rng(devices=[]):
-        model = VAE(layout, config)
+        model = VAE(described.layout, described.config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -58,7 +46,7 @@ def from_bytes(data: bytes) -> VAE:
 
 def fingerprint(model: VAE) -> str:
     """SHA-256, in hex, of layout, config and every tensor's name, dtype, shape and bytes, names sorted."""
-    digest = hashlib.sha256(_description(model).encode())
+    digest = hashlib.sha256(to_text(model.layout, model.config).encode())
     for name, tensor in sorted(_tensors(model).items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -109,23 +97,5 @@ def optimizer_from_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
     optimizer.load_state_dict(whole)
 
 
-def _description(model: VAE) -> str:
-    parts = {"version": VERSION, "layout": model.layout.to_json(), "config": model.config.to_json()}
-    return json.dumps(parts, sort_keys=True)
-
-
 def _tensors(model: VAE) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: 8 bytes of length, then a JSON header."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > len(data) - 8:
-        raise ValueError("the VAE weights are damaged: the file ends before its header")
-    try:
-        header = json.loads(data[8 : 8 + length])
-        metadata = header.get("__metadata__", {})
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"these bytes are not VAE weights: {error}") from error
-    return metadata if isinstance(metadata, dict) else {}

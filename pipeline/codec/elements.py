@@ -19,7 +19,7 @@ from pipeline.codec.bits import pack_bits, packed_bytes, unpack_bits
 from pipeline.codec.digits import Digits
 from pipeline.codec.streams import ABSENT, CHUNK, DigitRule, StreamDecoder, StreamEncoder
 from pipeline.codec.weights import Network
-from vae_model.context import CoderShape
+from vae_model.coder_shape import CoderShape
 
 Bins = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.int16]

@@ -166,7 +166,7 @@ def _with_networks(
     elements: dict[str, ElementCoder] = {}
     for name in wide:
         for guided in (False, True):
-            if guided and (sample.guide is None or len(sample.guide.to_bytes()) > _smallest(sizes[name])):
+            if guided and (sample.guide is None or len(sample.guide.packed) > _smallest(sizes[name])):
                 continue  # its exact decoder alone would cost more
             coder, size = _fit_elements(sample, name, found[name], guided)
             if coder is not None and size < min(best[name], sizes[name].get(MODEL, np.inf)):
@@ -211,13 +211,13 @@ def _fit_elements(sample: _Sample, name: str, place: Place, guided: bool) -> tup
     size = coder.measure(bins[picked], None if guides is None else guides[picked]) / 8 * total / looked_at
     weights = sum(array.nbytes for array in coder.network.to_arrays().values())
     if guided and sample.guide is not None:
-        weights += len(sample.guide.to_bytes())
+        weights += len(sample.guide.packed)
     return coder, size + weights + _STREAM_BYTES * len(coder.digits.alphabets)
 
 
 def _guides(sample: _Sample, name: str, place: Place) -> Levels | None:
     """What the latents say of a column's elements in the sample."""
-    if sample.guide is None or sample.stored is None or not sample.guide.speaks_of(name):
+    if sample.guide is None or sample.stored is None or name not in sample.guide.columns:
         return None
     parts = [
         sample.guide.levels(latents[run[:, place.first] >= 0], name)

@@ -81,7 +81,7 @@ def fit_element_coder(
     steps = steps_for(effort, bins.size, batch, _MOST_PASSES)
     options = CoderTraining(steps, batch, rows * elements, learning_rate=_LEARNING_RATE, seed=seed)
     train_coder(coder, draw, options, report)
-    network = Network(sizes, coder.integers())
+    network = Network.trained(coder)
     return ElementCoder(first, count, digits, geometry, guides is not None, network)
 
 

@@ -118,7 +118,7 @@ def fit_row_coder(
     batch = int(min(512, max(64, 2 ** round(np.log2(max(1, len(digits) / 100))))))
     steps = steps_for(effort, len(digits), batch, _MOST_PASSES)
     train_coder(coder, draw, CoderTraining(steps, batch, rows, seed=seed), report)
-    return RowCoder(rules, previous, count, Network(shape, coder.integers()))
+    return RowCoder(rules, previous, count, Network.trained(coder))
 
 
 def steps_for(effort: Effort, items: int, batch: int, passes: int) -> int:

@@ -129,7 +129,7 @@ class Networks:
         if self.latent_steps is not None:
             arrays["latent_steps"] = self.latent_steps
         if self.guide is not None:
-            arrays["guide"] = np.frombuffer(self.guide.to_bytes(), np.uint8)
+            arrays["guide"] = np.frombuffer(self.guide.packed, np.uint8)
             arrays["guide_steps"] = self.guide.steps
         for index, (name, coder) in enumerate(self.elements.items()):
             arrays |= {f"{index}.{key}": array for key, array in coder.network.to_arrays().items()}
@@ -177,7 +177,7 @@ class Networks:
             place = self.places[name]
             if (coder.first, coder.stop) != (place.first, place.stop) or coder.bins != sizes[place.first]:
                 raise ValueError(f"the element coder of column {name!r} belongs to another column")
-            if coder.guided and (self.guide is None or not self.guide.speaks_of(name)):
+            if coder.guided and (self.guide is None or name not in self.guide.columns):
                 raise ValueError(f"the element coder of column {name!r} lacks what tells it of the latents")
         if self.rows is not None and self.rows.latents:
             steps = self.latent_steps

@@ -13,7 +13,7 @@ from pipeline.codec.bits import pack_bits
 from pipeline.codec.digits import Digits
 from pipeline.codec.lanes import Lanes
 from pipeline.codec.streams import ABSENT
-from vae_model.context import CoderShape
+from vae_model.coder_shape import CoderShape
 
 Bins = npt.NDArray[np.int64]
 LEVELS = 64

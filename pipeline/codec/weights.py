@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.codec.entropy import pack_integers, unpack_integers
-from vae_model.context import CoderShape, Tables
-from vae_model.integer import IntegerCoder
+from vae_model.coder_shape import CoderShape, knot_offsets
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from vae_model.context import ContextCoder
+    from vae_model.integer import IntegerCoder
 
 _MOST_WEIGHTS = 1 << 26
 
@@ -31,17 +31,25 @@ class Network:
     """
 
     shape: CoderShape
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, npt.NDArray[np.int16]]
 
     @cached_property
     def coder(self) -> IntegerCoder:
         """The network, ready to evaluate."""
-        return IntegerCoder(self.shape, self.weights)
+        import torch
+
+        from vae_model.integer import IntegerCoder
+
+        return IntegerCoder(self.shape, {name: torch.from_numpy(values) for name, values in self.weights.items()})
+
+    @classmethod
+    def trained(cls, coder: ContextCoder) -> Network:
+        """What training gave."""
+        return cls(coder.shape, {name: tensor.numpy() for name, tensor in coder.integers().items()})
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The weights as two arrays: `parameters` and `words` (see `entropy.pack_integers`)."""
-        weights = {name: tensor.numpy() for name, tensor in self.weights.items()}
-        groups = [weights[name][index] for name, index in _groups(self.shape)]
+        groups = [self.weights[name][index] for name, index in _groups(self.shape)]
         parameters, words = pack_integers(groups)
         return {"parameters": parameters, "words": words}
 
@@ -52,8 +60,6 @@ class Network:
         Raises:
             ValueError: If the arrays are damaged or belong to another shape.
         """
-        import torch
-
         sizes = weight_sizes(shape)
         if sum(int(np.prod(size)) for size in sizes.values()) > _MOST_WEIGHTS:
             raise ValueError("the description of a coder asks for more weights than any has")
@@ -64,17 +70,17 @@ class Network:
             groups, unpack_integers(counts, arrays["parameters"], arrays["words"]), strict=True
         ):
             weights[name][index] = values.reshape(weights[name][index].shape)
-        return cls(shape, {name: torch.from_numpy(values) for name, values in weights.items()})
+        return cls(shape, weights)
 
 
 def weight_sizes(shape: CoderShape) -> dict[str, tuple[int, ...]]:
     """The shape of every weight."""
-    contexts = Tables(shape.contexts, shape.ordinal_contexts, shape.knots)
-    inputs = Tables(shape.digits, shape.ordinal_digits, shape.knots)
+    contexts = knot_offsets(shape.contexts, shape.ordinal_contexts, shape.knots)
+    inputs = knot_offsets(shape.digits, shape.ordinal_digits, shape.knots)
     widest = max(shape.digits)
     return {
-        "context_KH": (contexts.knots, shape.hidden),
-        "input_KH": (inputs.knots, shape.hidden),
+        "context_KH": (contexts[-1], shape.hidden),
+        "input_KH": (inputs[-1], shape.hidden),
         "bias_DH": (len(shape.digits), shape.hidden),
         "output_DHR": (len(shape.digits), shape.hidden, widest),
         "logit_QR": (sum(_bias_rows(shape)), widest),
@@ -92,7 +98,7 @@ def _groups(shape: CoderShape) -> list[tuple[str, tuple[Any, ...]]]:
         ("context_KH", shape.contexts, shape.ordinal_contexts),
         ("input_KH", shape.digits, shape.ordinal_digits),
     ):
-        offsets = Tables(sizes, ordinal, shape.knots).knot_offset
+        offsets = knot_offsets(sizes, ordinal, shape.knots)
         groups += [(name, (slice(first, stop),)) for first, stop in pairwise(offsets)]
     groups.append(("bias_DH", (slice(None),)))
     first = 0

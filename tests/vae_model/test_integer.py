@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae_model.context import CoderShape, CoderTraining, ContextCoder, Tables, train_coder
+from vae_model.coder_shape import CoderShape
+from vae_model.context import CoderTraining, ContextCoder, Tables, train_coder
 from vae_model.integer import IntegerCoder, exponential_table, fingerprint
 
 SHAPE = CoderShape((40, 3), (True, False), (5, 70, 9), (False, True, False), (-1, -1, 1), hidden=24, knots=6)
