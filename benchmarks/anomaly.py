@@ -1,6 +1,7 @@
 """AUROC and average precision of parvae's anomaly scores beside scikit-learn's and PyOD's detectors.
 
-usage: python -m benchmarks.anomaly DATA... --out FILE.json [--markdown FILE.md] [--seeds N] [--detectors NAME...]
+usage: python -m benchmarks.anomaly DATA... --out FILE.json [--markdown FILE.md] [--seeds N] [--first-seed N]
+       [--detectors NAME...]
 
 Every DATA is a Parquet file with a label column (1 = anomaly). 70 % of the normal rows, drawn by the seed, are trained
 on; the other normal rows and all anomalies are the test. parvae has one configuration for all datasets (`CONFIG`), the
@@ -55,13 +56,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--label", default="label")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, metavar="N")
+    parser.add_argument("--first-seed", type=int, default=1, metavar="N", help="settings were chosen by seed 0")
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=DETECTORS, metavar="NAME")
     parser.add_argument("--epochs", type=int, help="of parvae (default: by the size of the data)")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     found: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.exists() else []
-    for seed in range(options.seeds):
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for seed in seeds:
         for path in options.data:
             done = {entry["detector"] for entry in found if (entry["dataset"], entry["seed"]) == (path.stem, seed)}
             missing = [name for name in options.detectors if name not in done]
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
                 found.append({"dataset": path.stem, "seed": seed, **entry})
                 write(options.out, json.dumps(found, indent=1))
                 LOG.info("%s, seed %d, %s: AUROC %.4f", path.stem, seed, entry["detector"], entry["auroc"])
-    report = "\n\n".join(tables(found))
+    report = "\n\n".join(tables([entry for entry in found if entry["seed"] in seeds]))
     if options.markdown:
         write(options.markdown, report + "\n")
     print(report)
