@@ -68,7 +68,7 @@ def train(data: Path, config: TrainConfig) -> dict[str, float]:
     rows = fit_all(schema, stats, options, str(data)).rows
     bins_ND = torch.from_numpy(np.concatenate([rows.from_batch(batch)[0] for batch in batches]))
     vae = VAE(rows.layout(), config.network)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=config.training.learning_rate)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=config.training.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(config.seed)
     size, clock = config.training.batch_size, Clock()
     for _ in range(config.training.epochs or 1):

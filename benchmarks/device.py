@@ -151,7 +151,7 @@ def stages(device: Device, name: str, layout: FeatureLayout, rows: int) -> Itera
     """Every stage of a layout."""
     bins_BD = draw(layout, rows, device.device)
     vae = VAE(layout, NetworkConfig(latent_dim=LATENTS)).to(device.device)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

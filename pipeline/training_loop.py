@@ -153,7 +153,7 @@ class TrainingRun:
         self.vae = VAE(layout, NetworkConfig.from_json(settings.network)).to(self.device)
         self.best_weights = b""
         self.state = LoopState()
-        self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.options.learning_rate)
+        self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.options.learning_rate, fused=True)
         with host.checkpoint() as folder:
             if folder is not None:
                 self.best_weights, self.state = load_checkpoint(folder, self.vae, self.optimizer)
