@@ -112,7 +112,7 @@ class IntegerCoder:
         bias = self._logits[digit]
         logits_BR = logits_BR + (bias if given_B is None else bias[given_B])
         below_BR = logits_BR.amax(1, keepdim=True).sub(logits_BR).clamp_(max=_FARTHEST)
-        return self._exponential[below_BR.to(torch.int64)]
+        return torch.take(self._exponential, below_BR.to(torch.int64))
 
 
 def fingerprint(shape: CoderShape, weights: Mapping[str, Tensor]) -> str:
