@@ -30,7 +30,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.by_hand import written
 from benchmarks.sensor_files import write_files
 from benchmarks.watched import Watched
 from jobs.inspect import format_table
@@ -154,6 +153,14 @@ ENCODES = {
     "corrections": ("--keep", "corrections", "--workers", "1"),
     "fast": ("--keep", "corrections", "--effort", "fast", "--workers", "1"),
 }
+
+
+def written(out: Path) -> dict[str, float]:
+    """Rows a second from the first of some files to the last, and the seconds between them."""
+    files = sorted(out.rglob("*.parquet"), key=lambda path: path.stat().st_mtime)
+    seconds = files[-1].stat().st_mtime - files[0].stat().st_mtime
+    rows = sum(pq.read_metadata(path).num_rows for path in files[1:])
+    return {"rows_per_second": rows / seconds, "seconds": seconds}
 
 
 def _answer(module: str, *words: object) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import bare
-from benchmarks.by_hand import written
 from benchmarks.compare import compare
-from benchmarks.throughput import TOOLS, Bench, main, prepare, table_of
+from benchmarks.throughput import TOOLS, Bench, main, prepare, table_of, written
 
 
 @pytest.fixture
