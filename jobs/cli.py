@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads read it when they are loaded
     module = importlib.import_module(f"jobs.{options.command}")
     return run(module.run, options)
 

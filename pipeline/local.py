@@ -6,32 +6,29 @@ checkpoints differs.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
 from pipeline.bounds import overrides
 from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions
 from pipeline.config import TrainConfig
 from pipeline.dataset import WorkUnit
-from pipeline.errors import DatasetError, TrainingError
+from pipeline.errors import DatasetError
 from pipeline.fitting import Fitted, column_options, empty_stats, fit_all
 from pipeline.promise import Errors
 from pipeline.rows import PackedRows
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, Priorities, held_out
 from pipeline.training_data import EpochPlan, epoch_plan, packed_table
-from pipeline.training_loop import LoopSettings, TrainingRun
-from vae_model.network import VAE
-from vae_model.weights import to_bytes
+from pipeline.training_loop import LoopSettings
+from pipeline.training_process import ProcessHost, train_here
 
 LOG = logging.getLogger(__name__)
 _BATCH_ROWS = 65_536
@@ -68,10 +65,10 @@ def fit_table(
     fitted = _fit_columns(batches, table.schema, options, config.seed, unit)
     fraction = config.training.validation_fraction if table.num_rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
     mask = held_out(config.seed, unit, fraction)
-    host = _Process(torch.device(device), _Packed(batches, fitted, mask), listen or _ignore)
+    host = ProcessHost(torch.device(device), _Packed(batches, fitted, mask), listen or _ignore)
     kept = int(np.count_nonzero(mask))
     settings = _settings(fitted, config, table.num_rows - kept, kept == 0, threads or torch.get_num_threads())
-    weights, history = _train(settings, host)
+    weights, history = train_here(settings, host)
     training = {
         "config": config.to_json(),
         "rows": table.num_rows,
@@ -110,18 +107,6 @@ def _settings(fitted: Fitted, config: TrainConfig, rows: int, validate_on_traini
     )
 
 
-def _train(settings: LoopSettings, host: _Process) -> tuple[bytes, list[dict[str, Any]]]:
-    """Runs the loop; leaves torch's threads and random state as they were."""
-    threads = torch.get_num_threads()
-    try:
-        with torch.random.fork_rng(devices=[host.device] if host.device.type == "cuda" else []):
-            run = TrainingRun(settings, host)
-            run.run()
-    finally:
-        torch.set_num_threads(threads)
-    return to_bytes(run.vae), run.state.history
-
-
 @dataclass
 class _Packed:
     """Packed rows in the place of a Ray Data iterator."""
@@ -138,29 +123,6 @@ class _Packed:
             bins, _ = rows.from_batch(batch)
             yield packed_table(0, first, self.held_out[first : first + len(bins)], packing.pack(bins))
             first += len(bins)
-
-
-@dataclass
-class _Process:
-    """This process as the host of a training run; see `pipeline.training_loop.Host`."""
-
-    device: torch.device
-    shard: Any
-    tell: Callable[[dict[str, Any]], None]
-    rank: int = field(default=0, init=False)
-    world: int = field(default=1, init=False)
-
-    def checkpoint(self) -> contextlib.nullcontext[str | None]:
-        return contextlib.nullcontext(None)
-
-    def wrap(self, vae: VAE) -> nn.Module:
-        return vae
-
-    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
-        """Keeps nothing: what is trained here is short."""
-
-    def fail(self, reason: str) -> None:
-        raise TrainingError(reason)
 
 
 def _ignore(message: dict[str, Any]) -> None:

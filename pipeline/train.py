@@ -17,6 +17,7 @@ import ray
 import ray.data
 import ray.exceptions
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 
 from pipeline.bounds import overrides
@@ -39,6 +40,7 @@ from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
 from pipeline.storage import Location
 from pipeline.training_data import PackUnits, epoch_plan
 from pipeline.training_loop import LoopSettings
+from pipeline.training_process import Checkpoints, ProcessHost, UnitRows, train_here
 from pipeline.training_worker import train_worker
 
 LOG = logging.getLogger(__name__)
@@ -172,9 +174,10 @@ class _Job:
             self.cluster.threads_per_worker(self.workers),
         )
 
-    def trainer(self, settings: LoopSettings, board: Any) -> TorchTrainer:
-        """The Ray Train job."""
-        packing = PackUnits(
+    @property
+    def packing(self) -> PackUnits:
+        """What packs rows."""
+        return PackUnits(
             self.dataset.root,
             self.fitted.rows.to_json(),
             schema_to_text(self.dataset.schema),
@@ -182,6 +185,9 @@ class _Job:
             self.config.seed,
             self.fraction,
         )
+
+    def trainer(self, settings: LoopSettings, board: Any) -> TorchTrainer:
+        """The Ray Train job."""
         resources = {"CPU": self.cluster.cpus_per_worker(self.workers), **({"GPU": 1} if self.gpu else {})}
         if memory := self.cluster.memory_per_worker():
             resources["memory"] = memory
@@ -192,16 +198,22 @@ class _Job:
                 num_workers=self.workers, use_gpu=self.gpu, resources_per_worker=resources
             ),
             run_config=_run_config(self.model),
-            datasets={"rows": _rows(self.dataset.units(), packing)},
+            datasets={"rows": _rows(self.dataset.units(), self.packing)},
             dataset_config=ray.train.DataConfig(execution_options=_execution_options()),
         )
 
 
 def _fit_network(job: _Job) -> tuple[bytes, list[dict[str, Any]]]:
     """Runs the training job; returns the weights and the history."""
-    epochs = EpochProgress(_log_epoch)
+    epochs, settings = EpochProgress(_log_epoch), job.settings()
+    if job.cluster.local and job.workers == 1 and not job.gpu and settings.plan.cached:
+        checkpoints = Checkpoints(job.model.join(CHECKPOINTS_FOLDER))
+        rows = UnitRows(job.dataset.units(), job.packing)
+        found = train_here(settings, ProcessHost(torch.device("cpu"), rows, epochs, checkpoints))
+        epochs.end()
+        return found
     with Board(epochs) as board:
-        trainer = job.trainer(job.settings(), board.handle)
+        trainer = job.trainer(settings, board.handle)
         try:
             result = trainer.fit()
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +21,7 @@ from tests.conftest import Command
 pytestmark = pytest.mark.slow
 
 
-def write_correlated(folder: Path, rows: int = 20_000) -> Path:
+def write_correlated(folder: Path, rows: int) -> Path:
     """Eight columns that depend on two hidden numbers."""
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(rows, 2))
@@ -58,32 +56,8 @@ def test_does_the_same_seed_give_the_same_model(tmp_path: Path, parvae: Command)
     assert weights["a"] != weights["c"]
 
 
-def test_does_training_survive_a_killed_worker(tmp_path: Path, parvae: Command) -> None:
-    data = write_correlated(tmp_path / "data")
-    argv = ["train", data, "--epochs", 24, "--latent", 2, "--error", "none", "--set", "training.checkpoint_seconds=0"]
-    argv += ["--set", "training.batch_size=256"]
-    undisturbed = parvae(*argv, "--model", tmp_path / "calm")
-    killed: list[int] = []
-
-    def kill_worker() -> None:
-        run = tmp_path / "disturbed" / "_train"
-        wait_until(lambda: len(list(run.glob("checkpoint*"))) > 0)
-        for process in psutil.Process().children(recursive=True):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
-
-    thread = threading.Thread(target=kill_worker, daemon=True)
-    thread.start()
-    disturbed = parvae(*argv, "--model", tmp_path / "disturbed")
-    thread.join(5)
-    assert killed
-    assert bits(disturbed) == pytest.approx(bits(undisturbed), rel=0.02)
-    assert disturbed["epochs"] == undisturbed["epochs"]
-
-
 def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
-    data, model = write_correlated(tmp_path / "data"), tmp_path / "model"
+    data, model = write_correlated(tmp_path / "data", 8000), tmp_path / "model"
     argv = [
         sys.executable,
         "-m",
@@ -92,7 +66,7 @@ def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
         "--model",
         model,
         "--epochs",
-        30,
+        24,
         "--latent",
         2,
         "--error",
@@ -102,7 +76,7 @@ def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
     words = [str(word) for word in argv]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     first = subprocess.Popen(words, start_new_session=True, env=environment)
-    wait_until(lambda: len(list((model / "_train").glob("checkpoint*"))) > 0)
+    wait_until(lambda: len(list((model / "_train").glob("latest.json"))) > 0)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (model / "bundle.json").exists()
@@ -125,7 +99,7 @@ def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
     second = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert second.returncode == 0, second.stderr
     assert "continuing the unfinished run" in second.stderr
-    assert "epoch 1 of 30" not in second.stderr
+    assert "epoch 1 of 24" not in second.stderr
     figures = json.loads(second.stdout.splitlines()[-1])
     assert figures["epochs"] >= 2
     assert not (model / "_train").exists()
