@@ -264,6 +264,14 @@ def test_are_texts_in_plots_taken_as_they_are() -> None:
     assert "&lt;b&gt;&amp;" in drawing
 
 
+def test_does_a_class_of_two_groups_get_its_name_in_the_larger_one() -> None:
+    rng = np.random.default_rng(0)
+    larger, other, smaller = (rng.normal((x, 0), 0.3, (rows, 2)) for x, rows in ((-5, 60), (0, 60), (5, 40)))
+    points = np.concatenate([larger, other, smaller])
+    heart = plots._heart(points, np.repeat([True, False, True], [60, 60, 40]))
+    assert np.abs(heart - (-5, 0)).max() < 1  # and not in the middle, where the other class lies
+
+
 def test_are_peers_measured_within_the_archives_own_bounds(archived: tuple[Location, Location]) -> None:
     from pipeline.bounds import Bound
     from pipeline.report.sizes import sizes

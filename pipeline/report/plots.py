@@ -53,6 +53,8 @@ _STYLE: dict[Any, Any] = {
 }
 _WIDTH = 6.4
 _MOST_TICKS = 24
+_NEAR = 0.04
+"""How far around a point of a map it counts what lies there, as a share of the map."""
 Point = Mapping[str, Any]
 
 
@@ -82,7 +84,13 @@ def _mark_phases(axes: Axes, history: Sequence[Point]) -> None:
     if second and second[0] > 1:
         axes.axvline(second[0] - 0.5, color=_MUTED, linewidth=1, linestyle=":")
         axes.annotate(
-            " rounding noise", (second[0] - 0.5, 0.02), xycoords=("data", "axes fraction"), color=_MUTED, fontsize=8.5
+            "rounding noise ",
+            (second[0] - 0.5, 0.98),  # above the curves, and not where the legend is
+            xycoords=("data", "axes fraction"),
+            color=_MUTED,
+            fontsize=8.5,
+            ha="right",
+            va="top",
         )
 
 
@@ -144,16 +152,19 @@ def map_of_classes(points: npt.NDArray[np.float64], codes: npt.NDArray[np.int64]
             axes.scatter(own[:, 0], own[:, 1], s=7, color=colour, alpha=0.75, linewidths=0)
         named: list[npt.NDArray[np.float64]] = []
         for code, name in enumerate(names if len(names) > 1 else []):
-            place = _middle(points[codes == code])
+            place = _heart(points, codes == code)
             if all(_are_apart(place, other, points) for other in named):
                 _name_class(axes, place, name)
                 named.append(place)
         return _svg(figure, "map of the latents of sampled rows")
 
 
-def _middle(own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The point of a class that is nearest to its medians."""
-    found: npt.NDArray[np.float64] = own[np.argmin(np.square(own - np.median(own, axis=0)).sum(1))]
+def _heart(points: npt.NDArray[np.float64], own: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """The point of a class with the most of its own and the fewest of the others around it."""
+    scaled = points / np.maximum(np.ptp(points, axis=0), 1e-12)
+    squares = np.square(scaled[own][:, None] - scaled[None]).sum(-1)
+    near = np.exp(-squares / (2 * _NEAR**2))
+    found: npt.NDArray[np.float64] = points[own][np.argmax(near @ np.where(own, 1.0, -1.0))]
     return found
 
 
