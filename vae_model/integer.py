@@ -96,7 +96,7 @@ class IntegerCoder:
     def absorb(self, hidden_BH: Tensor, digit: int, values_B: Tensor) -> None:
         """Adds what digit `digit` says to hidden_BH, in place; -1 = absent."""
         row_B = torch.where(values_B < 0, self.shape.digits[digit], values_B) + self._inputs.offset[digit]
-        hidden_BH += self._input_SH[row_B]
+        hidden_BH += torch.index_select(self._input_SH, 0, row_B)
 
     def weights(self, hidden_BH: Tensor, digit: int, given_B: Tensor | None) -> Tensor:
         """Whole-number probabilities weight_BR (float64, each at least 1, sums below 2^53) of a digit.

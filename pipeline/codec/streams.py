@@ -165,7 +165,7 @@ def _weights(coder: IntegerCoder, hidden: Tensor, values: Tensor, number: int, t
 
     given = coder.shape.given[number]
     rows = None if there.all() else torch.from_numpy(np.flatnonzero(there)).to(hidden.device)
-    part = hidden if rows is None else hidden[rows]
+    part = hidden if rows is None else torch.index_select(hidden, 0, rows)
     chosen = None
     if given >= 0:
         chosen = (values[:, given] if rows is None else values[rows, given]).clamp(min=0)
