@@ -17,6 +17,8 @@ PARQUET = "parquet"
 """The method of a column that stays a plain Parquet column of the part."""
 _TIE, _TIE_BYTES = 0.005, 64
 """Parquet, which anyone reads, is taken where it is larger by no more than this share and these bytes."""
+_XZ, _XZ_WORTH = "xz", 0.9
+"""In a hurry xz, which takes many times as long as pcodec, is taken where it leaves less than this share."""
 _CHECK_BYTES = 4
 _MEASURED_BYTES, _PIECES = 12 << 20, 4
 """No more of a column than this is looked at, in so many pieces."""
@@ -40,12 +42,15 @@ def choose_general(
     return choose(found, scale)
 
 
-def choose(found: Mapping[str, Mapping[str, float]], scale: float) -> tuple[dict[str, str], dict[str, str]]:
+def choose(
+    found: Mapping[str, Mapping[str, float]], scale: float, hurry: bool = False
+) -> tuple[dict[str, str], dict[str, str]]:
     """Takes the smallest tool for every column.
 
     Args:
         found: Column → what `measure` says of it.
         scale: What its bytes are to be multiplied by for the whole dataset.
+        hurry: Whether a slow tool must be worth its time.
 
     Returns:
         Column → method, and plain column → encoding.
@@ -56,6 +61,11 @@ def choose(found: Mapping[str, Mapping[str, float]], scale: float) -> tuple[dict
         kept = {name: size for name, size in sizes.items() if name.startswith(PARQUET)}
         apart = {name: size for name, size in sizes.items() if name not in kept}
         method = min(apart, key=apart.__getitem__)
+        if hurry and method.startswith(_XZ):
+            quick = {name: size for name, size in apart.items() if not name.startswith(_XZ)}
+            second = min(quick, key=quick.__getitem__, default=method)
+            if apart[method] > _XZ_WORTH * apart[second]:
+                method = second
         if kept:
             best = min(kept, key=kept.__getitem__)
             if kept[best] * scale <= apart[method] * scale * (1 + _TIE) + _TIE_BYTES:

@@ -128,7 +128,7 @@ def fit_codec(
         column.name: measure_sample(column, [batch.column(column.name) for batch in batches])
         for column in rows.modelled
     }
-    coded, encodings = choose(general, scale)
+    coded, encodings = choose(general, scale, hurry=effort == FAST)
     sizes = {name: {method: size * scale for method, size in found.items()} for name, found in general.items()}
     codec = Codec(rows, coded, encodings)
     model_bytes = 0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.bounds import Bound, resolve_bounds
 from pipeline.codec import CODEC_FILE, MODEL, Codec, EncodedBlock
-from pipeline.codec.choose import PARQUET
+from pipeline.codec.choose import PARQUET, choose
 from pipeline.codec.general import RAW_METHODS, SYMBOL_METHODS
 from pipeline.codec.model import UNKNOWN
 from pipeline.codec.plain import ENCODINGS
@@ -320,3 +320,19 @@ def test_is_a_damaged_description_refused(changes: dict[str, Any]) -> None:
     for bad in ({}, {CODEC_FILE: b""}, {CODEC_FILE: files[CODEC_FILE][:-1]}, {CODEC_FILE: b"[]"}):
         with pytest.raises(ModelError):
             Codec.from_files(bad, data.schema)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "calm", "hurried"),
+    [
+        ({"pco": 1000.0, "xz": 950.0, "parquet/plain": 2000.0}, "xz", "pco"),
+        ({"pco": 1000.0, "xz": 899.0, "parquet/plain": 2000.0}, "xz", "xz"),
+        ({"pco": 1000.0, "xz": 1100.0}, "pco", "pco"),
+        ({"xz_raw": 1000.0, "xz_t": 990.0, "pco_raw": 1050.0}, "xz_t", "pco_raw"),
+        ({"xz": 1000.0, "parquet/plain": 1001.0}, PARQUET, PARQUET),
+        ({"xz": 1000.0, "parquet/plain": 2000.0}, "xz", "xz"),
+    ],
+)
+def test_must_a_slow_tool_be_worth_its_time_in_a_hurry(sizes: dict[str, float], calm: str, hurried: str) -> None:
+    assert choose({"c": sizes}, 1.0)[0] == {"c": calm}
+    assert choose({"c": sizes}, 1.0, hurry=True)[0] == {"c": hurried}
