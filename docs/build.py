@@ -32,7 +32,7 @@ NAVIGATION: list[dict[str, Any]] = [
     {"Commands": "commands"},
     {"Python": "api"},
     {"How it works": ["model.md", "format.md", "reliability.md", "security.md", "cluster.md"]},
-    {"Findings": ["results.md", "decisions.md", "files.md"]},
+    {"Findings": ["results.md", "performance.md", "decisions.md", "files.md"]},
 ]
 """The site's sections: pages, or the folder whose pages they are."""
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import requests
 from benchmarks.many_files import check_archive, check_decoded, main, summary
 from benchmarks.memory import memory_of
 from benchmarks.million_parts import ROW_GROUPS, describe, opened
@@ -210,3 +212,11 @@ def test_does_a_description_of_many_parts_open(tmp_path: Path) -> None:
     assert [line["parts"] for line in lines] == [50, 25, 50]
     assert all(line["seconds"] > 0 and line["peak MB"] >= line["of it libraries MB"] > 10 for line in lines)
     assert json.loads((tmp_path / "_manifest.json").read_text())["rows"] == 50 * sum(ROW_GROUPS)
+
+
+def test_are_requests_split_into_those_of_files_and_those_of_runs() -> None:
+    few, many = Counter({"GET": 30, "PUT": 12}), Counter({"GET": 50, "PUT": 32})
+    lines = {line["method"]: (line["a file"], line["a run"]) for line in requests.table({"x": few}, {"x": many}, 10)}
+    assert lines["GET"] == (1.0, 20.0)
+    assert lines["PUT"] == (1.0, 2.0)
+    assert lines["HEAD"] == (0.0, 0.0)
