@@ -237,6 +237,11 @@ def table_of(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[dict[
     return lines
 
 
+def shown(lines: list[dict[str, Any]]) -> str:
+    """The lines of `table_of` as two tables: rates, and ratios."""
+    return "\n\n".join(format_table([line for line in lines if head in line]) for head in ("rows/s", "ratio"))
+
+
 def main() -> int:
     """Measures what is missing, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -266,7 +271,7 @@ def main() -> int:
                 results.setdefault((name, contestant), []).append(_kept(place, bench, contestant))
     lines = table_of(results)
     (options.out / "throughput.json").write_text(json.dumps(lines, indent=1))
-    print(format_table(lines))
+    print(shown(lines))
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import bare
 from benchmarks.compare import compare
-from benchmarks.throughput import TOOLS, Bench, main, prepare, table_of, written
+from benchmarks.throughput import TOOLS, Bench, main, prepare, shown, table_of, written
 
 
 @pytest.fixture
@@ -84,6 +84,8 @@ def test_are_ratios_those_of_rounds_not_of_medians() -> None:
         **{"MB/s": pytest.approx(8e-5), "rounds": 3, "worker MB": 5.0},
     }
     assert lines[-1] == {"dataset": "d", "contestant": "encode / encode bare", "ratio": 2.0}
+    rates, ratios = shown(lines).split("\n\n")
+    assert (len(rates.splitlines()), len(ratios.splitlines())) == (4, 3)
     slower = [{**line, **({"ratio": 1.0} if "ratio" in line else {"rows/s": 10.0})} for line in lines]
     assert [line["new / old"] for line in compare(lines, slower)] == [0.5, 0.5, 0.5]
     assert compare([], lines) == []
