@@ -484,5 +484,6 @@ def test_does_the_readme_name_every_file_and_no_other() -> None:
         path for package in ("vae_model", "pipeline", "pipeline/columns") for path in (root / package).glob("*.py")
     ]
     assert [path.name for path in files if path.name != "__init__.py" and path.name not in bare] == []
-    packages = [root, root / "vae_model", root / "pipeline", root / "pipeline/columns", root / "jobs", root / "docs"]
-    assert [name for name in named if not any((place / name).exists() for place in packages)] == []
+    packages = [root / package for package in ("vae_model", "pipeline", "jobs", "docs")]
+    places = [root] + [folder for package in packages for folder in (package, *package.glob("**/")) if folder.is_dir()]
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
