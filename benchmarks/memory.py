@@ -1,10 +1,11 @@
-"""Peak memory of encode and decode as a dataset grows tenfold.
+"""Peak memory of train, encode and decode as a dataset grows tenfold.
 
 usage: python -m benchmarks.memory [--rows N] [--out FILE.json]
 
-Writes a sensor table of N and of 10·N rows (one file, row groups of 50,000), trains one small model on the first,
-and encodes and decodes both with one worker. Two peaks are sampled from outside, five times a second: the largest
-resident set of one Ray worker process, and the unique memory (USS) of all processes together.
+Writes a sensor table of N and of 10·N rows (one file, row groups of 50,000), trains one small model on each for one
+epoch, and encodes and decodes both with the first and one worker. Three peaks are sampled from outside, five times a
+second: the largest resident set of one Ray worker process, that of the driver (which trains), and the unique memory
+(USS) of all processes together.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from jobs.inspect import format_table
 
 ROW_GROUP = 50_000
+PEAKS = ("worker MB", "driver MB", "all MB")
 
 
 def main() -> None:
@@ -45,22 +47,24 @@ def main() -> None:
 
 def measure(folder: Path, rows: int) -> list[dict[str, Any]]:
     """Peaks for `rows` and 10 times as many, and their ratios."""
-    small, large, model = folder / "small", folder / "large", folder / "model"
+    small, large = folder / "small", folder / "large"
     write_sensors(small, rows)
     write_sensors(large, 10 * rows)
-    peak_of("train", small, "--model", model, "--epochs", 1, "--set", "network.hidden=[64]")
-    table = []
+    table: list[dict[str, Any]] = []
     for data in (small, large):
-        archive, back = folder / f"{data.name}-archive", folder / f"{data.name}-back"
-        encode = peak_of("encode", data, "--model", model, "--out", archive, "--workers", 1)
-        decode = peak_of("decode", archive, "--out", back, "--workers", 1)
-        for command, peak in (("encode", encode), ("decode", decode)):
-            count = pq.ParquetFile(data / "sensors.parquet").metadata.num_rows
-            table.append({"command": command, "rows": count, **peak})
-    for command in ("encode", "decode"):
+        count = pq.read_metadata(data / "sensors.parquet").num_rows
+        archive, back, own = (folder / f"{data.name}-{what}" for what in ("archive", "back", "model"))
+        fit = ("--epochs", 1, "--set", "network.hidden=[64]", "--effort", "fast")
+        for command, *words in (
+            ("train", data, "--model", own, *fit),
+            ("encode", data, "--model", folder / "small-model", "--out", archive, "--workers", 1),
+            ("decode", archive, "--out", back, "--workers", 1),
+        ):
+            table.append({"command": command, "rows": count, **peak_of(str(command), *words)})
+            print(format_table(table[-1:]), file=sys.stderr, flush=True)
+    for command in ("train", "encode", "decode"):
         first, second = (row for row in table if row["command"] == command)
-        keys = ("worker MB", "all MB")
-        ratios = {key: second[key] / first[key] for key in keys}
+        ratios = {key: second[key] / first[key] for key in PEAKS}
         table.append({"command": f"{command}, ratio", "rows": second["rows"] / first["rows"], **ratios})
     return table
 
@@ -86,7 +90,7 @@ def write_sensors(folder: Path, rows: int) -> None:
 def peak_of(command: str, *arguments: object) -> dict[str, float]:
     """Runs a command and samples its processes' memory, in MB."""
     words = [sys.executable, "-m", f"jobs.{command}", *map(str, arguments)]
-    peaks = {"worker MB": 0.0, "all MB": 0.0}
+    peaks = dict.fromkeys(PEAKS, 0.0)
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             found = memory_of(process.pid)
@@ -106,7 +110,7 @@ def memory_of(driver: int) -> dict[str, float]:
     Returns:
         The largest resident set of one Ray worker, that of the driver, and the unique memory of all together.
     """
-    found = {"worker MB": 0.0, "driver MB": 0.0, "all MB": 0.0}
+    found = dict.fromkeys(PEAKS, 0.0)
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(driver)
         for one in [root, *_children(root)]:

@@ -39,7 +39,7 @@ class Optimization:
             features, at a worse ELBO.
         rounding: Whether latents are rounded to a grid, with its noise in the last phase.
         rounding_share: Share of the epochs that the last phase takes.
-        validation_fraction: Share of the rows held out.
+        validation_fraction: Share of the rows held out, 65,536 rows at most.
         patience: Epochs without a better validation ELBO after which a phase ends.
         checkpoint_seconds: Seconds between checkpoints, at most.
         cache_mib: Packed rows that a worker may keep in memory; larger shards are streamed every epoch.
@@ -61,7 +61,7 @@ class Optimization:
     validation_fraction: float = 0.1
     patience: Whole = 15
     checkpoint_seconds: float = 30.0
-    cache_mib: Whole = 1024
+    cache_mib: Whole = 64
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm", "beta", "free_bits", "checkpoint_seconds"):

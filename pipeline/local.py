@@ -25,8 +25,8 @@ from pipeline.errors import DatasetError
 from pipeline.fitting import Fitted, column_options, empty_stats, fit_all
 from pipeline.promise import Errors
 from pipeline.rows import PackedRows
-from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, Priorities, held_out
-from pipeline.training_data import EpochPlan, epoch_plan, packed_table
+from pipeline.sampling import Priorities, held_out
+from pipeline.training_data import EpochPlan, epoch_plan, held_out_fraction, packed_table
 from pipeline.training_loop import LoopSettings
 from pipeline.training_process import ProcessHost, train_here
 
@@ -63,7 +63,7 @@ def fit_table(
     unit = WorkUnit(0, "table", 0, (table.num_rows,), 0)
     batches = table.to_batches(max_chunksize=_BATCH_ROWS)
     fitted = _fit_columns(batches, table.schema, options, config.seed, unit)
-    fraction = config.training.validation_fraction if table.num_rows >= MIN_ROWS_TO_HOLD_OUT else 0.0
+    fraction = held_out_fraction(table.num_rows, config.training)
     mask = held_out(config.seed, unit, fraction)
     host = ProcessHost(torch.device(device), _Packed(batches, fitted, mask), listen or _ignore)
     kept = int(np.count_nonzero(mask))
@@ -109,14 +109,15 @@ def _settings(fitted: Fitted, config: TrainConfig, rows: int, validate_on_traini
 
 @dataclass
 class _Packed:
-    """Packed rows in the place of a Ray Data iterator."""
+    """Rows in memory: a `pipeline.training_data.Shard`."""
 
     batches: list[pa.RecordBatch]
     fitted: Fitted
     held_out: Any
 
-    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
-        """Yields tables as `PackUnits` makes them."""
+    def tables(self, rng: np.random.Generator) -> Iterator[pa.Table]:
+        """The tables in the rows' order."""
+        del rng
         rows = self.fitted.rows
         packing, first = PackedRows(rows.layout()), 0
         for batch in self.batches:

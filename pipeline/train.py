@@ -36,9 +36,9 @@ from pipeline.lock import is_vacant, locked
 from pipeline.progress import Board, EpochProgress
 from pipeline.promise import BOTH, CORRECTIONS, Errors
 from pipeline.rows import PackedRows
-from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
+from pipeline.sampling import held_out
 from pipeline.storage import Location
-from pipeline.training_data import PackUnits, epoch_plan
+from pipeline.training_data import PackUnits, epoch_plan, held_out_fraction
 from pipeline.training_loop import LoopSettings
 from pipeline.training_process import Checkpoints, ProcessHost, UnitRows, train_here
 from pipeline.training_worker import train_worker
@@ -144,8 +144,7 @@ class _Job:
     @property
     def fraction(self) -> float:
         """Share of the rows that is held out."""
-        enough = self.dataset.rows >= MIN_ROWS_TO_HOLD_OUT
-        return self.config.training.validation_fraction if enough else 0.0
+        return held_out_fraction(self.dataset.rows, self.config.training)
 
     def settings(self) -> LoopSettings:
         """What the driver decides for all workers."""
@@ -206,7 +205,7 @@ class _Job:
 def _fit_network(job: _Job) -> tuple[bytes, list[dict[str, Any]]]:
     """Runs the training job; returns the weights and the history."""
     epochs, settings = EpochProgress(_log_epoch), job.settings()
-    if job.cluster.local and job.workers == 1 and not job.gpu and settings.plan.cached:
+    if job.cluster.local and job.workers == 1 and not job.gpu:
         checkpoints = Checkpoints(job.model.join(CHECKPOINTS_FOLDER))
         rows = UnitRows(job.dataset.units(), job.packing)
         found = train_here(settings, ProcessHost(torch.device("cpu"), rows, epochs, checkpoints))

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,13 @@ from pipeline.config import Optimization
 from pipeline.dataset import WorkUnit, read_unit
 from pipeline.errors import DatasetError
 from pipeline.rows import PackedRows, RowTransform
-from pipeline.sampling import held_out
+from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
 from pipeline.storage import Location
 
 Packed = npt.NDArray[np.uint8]
 MAX_VALIDATION_ROWS = 65_536
-"""Held-out rows that a worker keeps at most."""
-POOL_BYTES = 256 << 20
+"""Rows that are held out at most, over all workers: more would sharpen no decision."""
+POOL_BYTES = 64 << 20
 """Packed rows that a streaming worker shuffles among at a time."""
 
 
@@ -84,6 +84,13 @@ class EpochPlan:
     seed: int
 
 
+def held_out_fraction(rows: int, options: Optimization) -> float:
+    """The share of a dataset's rows that is kept from training; 0 of too few rows."""
+    if rows < MIN_ROWS_TO_HOLD_OUT:
+        return 0.0
+    return min(options.validation_fraction, MAX_VALIDATION_ROWS / rows)
+
+
 def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, seed: int) -> tuple[EpochPlan, int]:
     """Steps, batch and number of epochs for so many training rows.
 
@@ -98,21 +105,29 @@ def epoch_plan(rows: int, row_bytes: int, options: Optimization, workers: int, s
     return EpochPlan(steps, local, cached, seed), epochs
 
 
+class Shard(Protocol):
+    """Where a worker's rows come from."""
+
+    def tables(self, rng: np.random.Generator) -> Iterable[pa.Table]:
+        """All rows once, in tables as `PackUnits` makes them, in an order that `rng` may draw."""
+        ...
+
+
 class ShardRows:
     """One worker's rows: held-out ones kept, training ones cached or streamed every epoch.
 
     Args:
-        shard: The worker's Ray Data iterator, or what has its `iter_batches`.
+        shard: Where they come from.
         plan: How an epoch looks.
         validate_on_training: Whether validation takes the training rows, for want of others.
     """
 
-    def __init__(self, shard: Any, plan: EpochPlan, validate_on_training: bool) -> None:
+    def __init__(self, shard: Shard, plan: EpochPlan, validate_on_training: bool) -> None:
         self._shard, self._plan, self._validate_on_training = shard, plan, validate_on_training
         self.validation: Packed = np.zeros((0, 0), np.uint8)
         self._train: Packed | None = None
         if plan.cached:
-            blocks = sorted(_blocks(shard), key=lambda block: block[0])
+            blocks = sorted(_blocks(shard, np.random.default_rng(plan.seed)), key=lambda block: block[0])
             self._train, held = _merge(block[1] for block in blocks), _merge(block[2] for block in blocks)
             self.validation = (self._train if validate_on_training else held)[:MAX_VALIDATION_ROWS]
 
@@ -120,38 +135,99 @@ class ShardRows:
         """Yields `steps` batches of `local_batch` packed rows each, shuffled by (seed, epoch)."""
         rng = np.random.default_rng([self._plan.seed, number])
         if self._train is not None:
-            yield from self._cached_epoch(self._train, rng)
+            yield from _shuffled(self._train, self._plan.steps, self._plan.local_batch, rng)
         else:
             yield from self._streamed_epoch(rng)
-
-    def _cached_epoch(self, rows: Packed, rng: np.random.Generator) -> Iterator[Packed]:
-        yield from _shuffled(rows, self._plan.steps, self._plan.local_batch, rng)
 
     def _streamed_epoch(self, rng: np.random.Generator) -> Iterator[Packed]:
         """Draws batches from a pool that the stream refills; a short shard draws its last pool again."""
         size, left = self._plan.local_batch, self._plan.steps
-        pool: list[Packed] = []
-        held: list[Packed] = []
-        wanted = 0 if len(self.validation) else MAX_VALIDATION_ROWS
-        for _, train, kept in _blocks(self._shard):
-            if wanted > 0:
-                held.append((train if self._validate_on_training else kept)[:wanted])
-                wanted -= len(held[-1])
-            pool.append(train)
-            if left and sum(part.nbytes for part in pool) > POOL_BYTES:
-                rows = rng.permutation(_merge(pool))
-                cut = len(rows) // 2 // size * size
-                for start in range(0, min(cut, left * size), size):
-                    yield rows[start : start + size]
-                left -= min(cut // size, left)
-                pool = [rows[cut:]]
-        yield from _shuffled(_merge(pool), left, size, rng)
-        if not len(self.validation):
-            self.validation = _merge(held)
+        pool, validated = _Pool(2 * size), bool(len(self.validation))
+        first = _First(MAX_VALIDATION_ROWS)
+        for key, train, kept in _blocks(self._shard, rng):
+            if not validated:
+                first.add(key, train if self._validate_on_training else kept)
+            start = 0
+            while left and start < len(train):
+                start += pool.fill(train[start:])
+                if pool.full:
+                    yield pool.draw(size, rng)
+                    left -= 1
+        yield from _shuffled(pool.rows, left, size, rng)
+        if not validated:
+            self.validation = first.rows()
 
 
-def _blocks(shard: Any) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
-    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+class _First:
+    """The first rows of a dataset, from blocks in any order.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._blocks: list[tuple[tuple[int, int], Packed]] = []
+
+    def add(self, key: tuple[int, int], rows: Packed) -> None:
+        """Takes a block; `key` tells where it stands."""
+        if len(rows):
+            self._blocks.append((key, rows[: self._most]))
+            self._count += len(self._blocks[-1][1])
+            if self._count > 2 * self._most:
+                kept = self.rows()
+                self._blocks, self._count = [(self._blocks[0][0], kept)], len(kept)
+
+    def rows(self) -> Packed:
+        """The first of the rows so far."""
+        self._blocks.sort(key=lambda block: block[0])
+        return _merge(rows for _, rows in self._blocks)[: self._most]
+
+
+class _Pool:
+    """A shuffle buffer of `POOL_BYTES`: filled from a stream, drawn from at random.
+
+    Args:
+        least: Rows that it holds at least.
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least, self._count = least, 0
+        self._rows: Packed = np.zeros((0, 0), np.uint8)
+
+    @property
+    def rows(self) -> Packed:
+        """What it holds."""
+        return self._rows[: self._count]
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more goes in."""
+        return self._count == len(self._rows)
+
+    def fill(self, rows: Packed) -> int:
+        """Takes as many rows as there is room for; returns their number."""
+        if not len(self._rows):
+            self._rows = np.empty((max(self._least, POOL_BYTES // rows.shape[1]), rows.shape[1]), np.uint8)
+        taken = min(len(rows), len(self._rows) - self._count)
+        self._rows[self._count : self._count + taken] = rows[:taken]
+        self._count += taken
+        return taken
+
+    def draw(self, size: int, rng: np.random.Generator) -> Packed:
+        """Takes `size` rows out at random; rows from the end fill the holes."""
+        chosen = rng.choice(self._count, size, replace=False)
+        batch = self._rows[chosen]
+        rest = self._count - size
+        stays = np.ones(size, bool)
+        stays[chosen[chosen >= rest] - rest] = False
+        self._rows[chosen[chosen < rest]] = self._rows[rest : self._count][stays]
+        self._count = rest
+        return batch
+
+
+def _blocks(shard: Shard, rng: np.random.Generator) -> Iterator[tuple[tuple[int, int], Packed, Packed]]:
+    for table in shard.tables(rng):
         for batch in table.to_batches():
             if not batch.num_rows:
                 continue

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pipeline.checkpoints import LoopState, load_checkpoint, save_checkpoint
 from pipeline.config import Optimization
 from pipeline.rows import PackedRows
-from pipeline.training_data import EpochPlan, Packed, ShardRows
+from pipeline.training_data import EpochPlan, Packed, Shard, ShardRows
 from vae_model.config import NetworkConfig
 from vae_model.elbo import LossTerms, Objective, autocast, warm_up
 from vae_model.layout import FeatureLayout
@@ -67,13 +67,13 @@ class Host(Protocol):
         rank: Number of this worker.
         world: How many workers there are.
         device: Device that the network runs on.
-        shard: This worker's packed rows, as `ShardRows` takes them.
+        shard: Where this worker's packed rows come from.
     """
 
     rank: int
     world: int
     device: torch.device
-    shard: Any
+    shard: Shard
 
     def checkpoint(self) -> AbstractContextManager[str | None]:
         """The folder of the checkpoint to go on from; None: there is none."""

@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
 
 from pipeline.dataset import WorkUnit
 from pipeline.errors import TrainingError
+from pipeline.readahead import read_ahead
 from pipeline.storage import Location
-from pipeline.training_data import PackUnits
+from pipeline.training_data import PackUnits, Shard
 from pipeline.training_loop import LoopSettings, TrainingRun
 from vae_model.network import VAE
 from vae_model.weights import to_bytes
@@ -36,7 +38,7 @@ class ProcessHost:
 
     Args:
         device: Where the network runs.
-        shard: Packed rows: what has the `iter_batches` of a Ray Data iterator.
+        shard: Where packed rows come from.
         tell: Takes the figures of every epoch.
         checkpoints: Where the last checkpoint is kept; None: nowhere.
     """
@@ -44,7 +46,7 @@ class ProcessHost:
     def __init__(
         self,
         device: torch.device,
-        shard: Any,
+        shard: Shard,
         tell: Callable[[dict[str, Any]], None],
         checkpoints: Checkpoints | None = None,
     ) -> None:
@@ -119,7 +121,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class UnitRows:
-    """Work units that this process packs, in the place of a Ray Data iterator.
+    """Work units that this process packs: a `pipeline.training_data.Shard`.
 
     Attributes:
         units: The units.
@@ -129,9 +131,10 @@ class UnitRows:
     units: Sequence[WorkUnit]
     packing: PackUnits
 
-    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
-        """Yields the tables that `packing` makes."""
-        yield from self.packing(pa.table({"item": [json.dumps(unit.to_json()) for unit in self.units]}))
+    def tables(self, rng: np.random.Generator) -> Iterator[pa.Table]:
+        """The tables that `packing` makes of the units, in an order that `rng` draws, read ahead."""
+        order = [json.dumps(self.units[number].to_json()) for number in rng.permutation(len(self.units))]
+        return read_ahead(self.packing(pa.table({"item": order})), depth=1)
 
 
 def train_here(settings: LoopSettings, host: ProcessHost) -> tuple[bytes, list[dict[str, Any]]]:

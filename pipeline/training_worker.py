@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
 from torch import nn
 
+from pipeline.training_data import Shard
 from pipeline.training_loop import TrainingRun
 from vae_model.network import VAE
+
+
+@dataclass(frozen=True)
+class RayRows:
+    """A worker's part of a Ray dataset: a `pipeline.training_data.Shard`.
+
+    Attributes:
+        iterator: What Ray Train gives the worker.
+    """
+
+    iterator: Any
+
+    def tables(self, rng: np.random.Generator) -> Iterator[pa.Table]:
+        """The tables in Ray Data's order."""
+        del rng
+        yield from self.iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
 class RayHost:
@@ -26,7 +46,7 @@ class RayHost:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.shard = ray.train.get_dataset_shard("rows")
+        self.shard: Shard = RayRows(ray.train.get_dataset_shard("rows"))
         self._board = board
 
     @contextlib.contextmanager

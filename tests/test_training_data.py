@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from pipeline import training_data
 from pipeline.bundle import schema_to_text
+from pipeline.config import Optimization
 from pipeline.dataset import open_dataset
 from pipeline.errors import DatasetError
 from pipeline.rows import PackedRows
 from pipeline.sampling import Priorities, held_out, priorities
 from pipeline.storage import Location
-from pipeline.training_data import EpochPlan, PackUnits, ShardRows
+from pipeline.training_data import EpochPlan, PackUnits, ShardRows, held_out_fraction
 from tests.small import fit, one_batch
 
 WIDTH = 4
@@ -31,15 +32,15 @@ HELD = 1 << 31
 
 
 class Shard:
-    """What a worker gets from Ray Data: tables of packed rows, in any cut and order."""
+    """Tables of packed rows, in any cut and order."""
 
     def __init__(self, tables: list[pa.Table]) -> None:
-        self.tables, self.passes = tables, 0
+        self.parts, self.passes = tables, 0
 
-    def iter_batches(self, batch_size: None, batch_format: str, prefetch_batches: int) -> Iterator[pa.Table]:
-        assert (batch_size, batch_format) == (None, "pyarrow")
+    def tables(self, rng: np.random.Generator) -> Iterator[pa.Table]:
+        del rng
         self.passes += 1
-        yield from self.tables
+        yield from self.parts
 
 
 def packed_table(unit: int, ids: list[int], mask: list[bool]) -> pa.Table:
@@ -140,9 +141,36 @@ def test_is_the_order_a_function_of_seed_and_epoch(cached: bool) -> None:
     assert order(1, 0) != order(1, 1)
 
 
+def test_is_what_is_validated_on_the_same_in_whatever_order_blocks_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_data, "MAX_VALIDATION_ROWS", 7)
+    for on_training in (False, True):
+        source, train, held = shard([30, 1, 0, 50, 40, 3], 0.3)
+        for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 2, 4, 1]):
+            some = Shard([source.parts[unit] for unit in order])
+            rows = ShardRows(some, EpochPlan(5, 8, False, 1), validate_on_training=on_training)
+            epoch_of(rows)
+            assert ids_of(rows.validation) == (train if on_training else held)[:7]
+
+
+def test_does_a_stream_hold_no_more_rows_than_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_data, "POOL_BYTES", 40 * WIDTH)
+    source, train, _ = shard([25] * 40)
+    batches = epoch_of(ShardRows(source, EpochPlan(100, 10, False, 1), validate_on_training=False))
+    given: set[int] = set()
+    for batch in batches:  # the pool and what the stream gave so far: no row comes before its time
+        given |= set(batch)
+        assert max(batch) < len(given) - len(batch) + 40
+    assert given == set(train)
+
+
+@pytest.mark.parametrize(("rows", "share"), [(19, 0.0), (20, 0.1), (655_360, 0.1), (6_553_600, 0.01)])
+def test_are_no_more_rows_held_out_than_are_of_use(rows: int, share: float) -> None:
+    assert held_out_fraction(rows, Optimization()) == pytest.approx(share)
+
+
 def test_does_a_cached_shard_not_depend_on_the_order_of_its_blocks() -> None:
     source, _, _ = shard([30, 50, 40], 0.2)
-    shuffled = Shard(source.tables[::-1])
+    shuffled = Shard(source.parts[::-1])
     plan = EpochPlan(5, 8, True, 1)
     one, two = (ShardRows(s, plan, validate_on_training=False) for s in (source, shuffled))
     assert epoch_of(one) == epoch_of(two)

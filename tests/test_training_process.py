@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline import training_data
 from pipeline.bundle import schema_to_text
 from pipeline.config import Optimization
 from pipeline.dataset import Dataset, open_dataset
@@ -87,35 +88,53 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def run(
-    dataset: Dataset, checkpoints: Checkpoints | None = None, stop_after: int = EPOCHS, rate: float = 1e-3
+    dataset: Dataset,
+    checkpoints: Checkpoints | None = None,
+    stop_after: int = EPOCHS,
+    rate: float = 1e-3,
+    cached: bool = True,
 ) -> tuple[bytes, list[dict[str, Any]]]:
     """Trains; Ctrl-C comes while epoch `stop_after` is reported."""
     rows = fit(pq.read_table(f"{dataset.root}/a.parquet"))
     packing = PackUnits(dataset.root, rows.to_json(), schema_to_text(dataset.schema), dataset.block_rows, 0, 0.1)
     options = Optimization(epochs=EPOCHS, checkpoint_seconds=0, learning_rate=rate)
-    plan = EpochPlan(20, 128, cached=True, seed=0)
+    plan = EpochPlan(20, 128, cached, seed=0)
     loop = LoopSettings(rows.layout().to_json(), TINY.to_json(), options, 0, EPOCHS, plan, False, 1)
 
     def tell(entry: dict[str, Any]) -> None:
         if entry["epoch"] == stop_after:
             raise KeyboardInterrupt
 
-    host = ProcessHost(torch.device("cpu"), UnitRows(dataset.units(), packing), tell, checkpoints)
+    host = ProcessHost(torch.device("cpu"), UnitRows(dataset.units(1), packing), tell, checkpoints)
     return train_here(loop, host)
 
 
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "streamed"])
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_does_a_run_that_was_stopped_come_to_the_same_model(dataset: Dataset, tmp_path: Path, stop_after: int) -> None:
-    calm, history = run(dataset)
+def test_does_a_run_that_was_stopped_come_to_the_same_model(
+    dataset: Dataset, tmp_path: Path, stop_after: int, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_data, "POOL_BYTES", 1000)
+    calm, history = run(dataset, cached=cached)
     checkpoints = Checkpoints(Location(str(tmp_path / "kept")))
     with contextlib.suppress(KeyboardInterrupt):
-        run(dataset, checkpoints, stop_after)
+        run(dataset, checkpoints, stop_after, cached=cached)
     kept = latest_state(checkpoints)
     assert kept == stop_after
-    weights, again = run(dataset, checkpoints)
+    weights, again = run(dataset, checkpoints, cached=cached)
     assert weights == calm
     assert [entry["minus_elbo_bits"] for entry in again] == [entry["minus_elbo_bits"] for entry in history]
-    assert run(dataset, checkpoints)[0] == calm  # nothing is left to do
+    assert run(dataset, checkpoints, cached=cached)[0] == calm  # nothing is left to do
+
+
+def test_does_every_epoch_take_the_units_in_another_order(dataset: Dataset) -> None:
+    rows = fit(pq.read_table(f"{dataset.root}/a.parquet"))
+    packing = PackUnits(dataset.root, rows.to_json(), schema_to_text(dataset.schema), 100, 0, 0.1)
+    shard = UnitRows(dataset.units(1), packing)
+    orders = [[table["unit"][0].as_py() for table in shard.tables(np.random.default_rng(seed))] for seed in range(8)]
+    assert len({tuple(order) for order in orders}) > 1
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(orders[0]))}
+    assert set(orders[0]) == {unit.index for unit in dataset.units(1)}
 
 
 def latest_state(checkpoints: Checkpoints) -> int:
