@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.by_hand DATA ARCHIVE OUT THREADS
 
-Reads Parquet, maps batches of 4,096 rows to latents in one actor around the archive's network, writes Parquet. The
-last line is one JSON object: the rows a second from the first finished batch (Ray Data joins many to a file) to the
-last file.
+Reads Parquet, maps batches of 4,096 rows to latents in THREADS actors of one thread around the archive's network,
+writes Parquet. The last line is one JSON object: the rows a second from the first finished batch of the last actor (Ray
+Data joins many to a file) to the last file.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ class Encoder:
 
     Args:
         archive: Folder of an archive that keeps latents.
-        threads: Compute threads.
         started: A file to write when the first batch is done.
     """
 
-    def __init__(self, archive: str, threads: int, started: str) -> None:
+    def __init__(self, archive: str, started: str) -> None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         model = Archive.open(Location(archive)).model
         self._bundle, self._carried = model.bundle, list(model.bundle.rows.passthrough)
         self._started: Path | None = Path(started)
@@ -60,10 +59,10 @@ def main() -> int:
     ray.data.DataContext.get_current().enable_progress_bars = False
     mapped = ray.data.read_parquet(data).map_batches(
         Encoder,
-        fn_constructor_args=[archive, threads, str(started)],
+        fn_constructor_args=[archive, str(started)],
         batch_size=BATCH_ROWS,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=1),
+        compute=ray.data.ActorPoolStrategy(size=threads),
         num_cpus=1,
     )
     mapped.write_parquet(out)

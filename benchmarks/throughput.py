@@ -6,8 +6,8 @@ usage: python -m benchmarks.throughput NAME=FILE.parquet[*COPIES] … [--sensors
 Each dataset is cut into files of about the same size (or copied whole, `*10`), so that the rate after the first file,
 past start-up, can be told from the times at which files were finished. Every yardstick runs beside its stage in the
 same round, in turn: `benchmarks.bare` (one process, no Ray, nothing written), `benchmarks.by_hand` (Ray Data alone),
-pcodec and Parquet with zstd (in memory, from Arrow). All have the same number of threads, on so many
-CPUs.
+pcodec and Parquet with zstd (in memory, from Arrow; one thread). All have the same number of threads, on so many CPUs:
+`encode`, `decode` and the pipeline by hand as workers of one thread each, `train` and the bare loops in one process.
 
 A result a dataset, round and contestant is kept in FOLDER; started again, what is there is not measured again. The
 table gives medians over the rounds and, for ratios, the median of the rounds' ratios.
@@ -94,13 +94,14 @@ class Bench:
         if how.endswith("bare"):
             return self._bare("encode", self._data, self._archive(kind))
         out = self._fresh(kind)
-        run = self._watched("encode", self._data, "--model", self._model(), "--out", out, *ENCODES[kind])
-        return {**written(out / PARTS_FOLDER), "bytes": tree_bytes(out), **run}
+        words = ("--model", self._model(), "--out", out, "--workers", self._threads, *ENCODES[kind])
+        run = self._watched("encode", self._data, *words)
+        return {**written(out / PARTS_FOLDER, self._threads), "bytes": tree_bytes(out), **run}
 
     def _decode(self) -> dict[str, Any]:
         out = self._fresh("decoded")
-        run = self._watched("decode", self._archive("corrections"), "--out", out, "--workers", 1)
-        figures = written(out)
+        run = self._watched("decode", self._archive("corrections"), "--out", out, "--workers", self._threads)
+        figures = written(out, self._threads)
         shutil.rmtree(out)
         return {**figures, **run}
 
@@ -149,17 +150,17 @@ class Bench:
 
 
 ENCODES = {
-    "latents": ("--keep", "latents", "--workers", "1"),
-    "corrections": ("--keep", "corrections", "--workers", "1"),
-    "fast": ("--keep", "corrections", "--effort", "fast", "--workers", "1"),
+    "latents": ("--keep", "latents"),
+    "corrections": ("--keep", "corrections"),
+    "fast": ("--keep", "corrections", "--effort", "fast"),
 }
 
 
-def written(out: Path) -> dict[str, float]:
-    """Rows a second from the first of some files to the last, and the seconds between them."""
+def written(out: Path, workers: int) -> dict[str, float]:
+    """Rows a second once every worker has finished a file, and the seconds from then to the last file."""
     files = sorted(out.rglob("*.parquet"), key=lambda path: path.stat().st_mtime)
-    seconds = files[-1].stat().st_mtime - files[0].stat().st_mtime
-    rows = sum(pq.read_metadata(path).num_rows for path in files[1:])
+    seconds = files[-1].stat().st_mtime - files[workers - 1].stat().st_mtime
+    rows = sum(pq.read_metadata(path).num_rows for path in files[workers:])
     return {"rows_per_second": rows / seconds, "seconds": seconds}
 
 

@@ -253,6 +253,7 @@ def prepare_environment(local: bool) -> None:
     # Events of tasks are for Ray's dashboard; an answer to them that comes while a driver shuts down crashes it.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")  # a heap a thread would grow with the units that a worker has done
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")

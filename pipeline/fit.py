@@ -12,6 +12,7 @@ from pipeline.cluster import Cluster, run_units
 from pipeline.columns import ColumnOptions, ColumnStats
 from pipeline.dataset import Dataset, WorkUnit, read_unit
 from pipeline.fitting import Fitted, empty_stats, fit_all, sample_size
+from pipeline.machine import trim_memory
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
 from pipeline.sampling import Priorities
@@ -44,14 +45,16 @@ def fit_columns(
         "sample": sample,
         "block_rows": dataset.block_rows,
     }
-    merged = empty_stats(dataset.schema, options)
-    progress = Progress("statistics", len(units), dataset.size / max(1, dataset.rows))
     items = [unit.to_json() for unit in units]
+    progress = Progress("statistics", len(units), dataset.size / max(1, dataset.rows))
+    merged = empty_stats(dataset.schema, options)
     for result in run_units(items, UnitObserver, arguments, cluster, workers):
-        for name, stats in _unpack(result["stats"]).items():
-            merged[name] = merged[name].merge(stats)
+        _merge(merged, result.pop("stats"))
         progress.advance(result["rows"])
-    return fit_all(dataset.schema, merged, options, str(dataset.location))
+    fitted = fit_all(dataset.schema, merged, options, str(dataset.location))
+    del merged
+    trim_memory()  # what came from the workers was large
+    return fitted
 
 
 class UnitObserver:
@@ -100,5 +103,7 @@ def _pack(stats: dict[str, ColumnStats]) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(stats, protocol=5), 1)).decode()
 
 
-def _unpack(text: str) -> dict[str, ColumnStats]:
-    return dict(pickle.loads(zlib.decompress(base64.b64decode(text))))
+def _merge(merged: dict[str, ColumnStats], text: str) -> None:
+    """Adds a unit's statistics to those so far."""
+    for name, stats in pickle.loads(zlib.decompress(base64.b64decode(text))).items():
+        merged[name] = merged[name].merge(stats)

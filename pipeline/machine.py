@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 
 
@@ -15,6 +17,12 @@ def usable_cpus(root: str = "/") -> int:
     for quota in _quotas(root):
         cpus = min(cpus, max(1, int(quota)))
     return cpus
+
+
+def trim_memory() -> None:
+    """Gives memory that was freed back to the system, where the C library is glibc (`malloc_trim(3)`)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _quotas(root: str) -> list[float]:

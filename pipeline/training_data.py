@@ -28,7 +28,7 @@ from pipeline.storage import Location
 Packed = npt.NDArray[np.uint8]
 MAX_VALIDATION_ROWS = 65_536
 """Rows that are held out at most, over all workers: more would sharpen no decision."""
-POOL_BYTES = 64 << 20
+POOL_BYTES = 32 << 20
 """Packed rows that a streaming worker shuffles among at a time."""
 
 

@@ -60,7 +60,8 @@ def test_does_a_rate_leave_out_the_first_file(source: Path, tmp_path: Path) -> N
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table.slice(0, rows), path)
         os.utime(path, (finished, finished))
-    assert written(tmp_path / "out") == {"rows_per_second": 100.0, "seconds": 4.0}
+    assert written(tmp_path / "out", 1) == {"rows_per_second": 100.0, "seconds": 4.0}
+    assert written(tmp_path / "out", 2) == {"rows_per_second": 150.0, "seconds": 2.0}
     clock = bare.Clock()
     clock._times, clock._rows = [0.0, 50.0, 52.0, 54.0], [0, 400, 100, 300]
     assert clock.figures() == {"rows_per_second": 100.0, "seconds": 4.0}
