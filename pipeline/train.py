@@ -38,7 +38,7 @@ from pipeline.promise import BOTH, CORRECTIONS, Errors
 from pipeline.rows import PackedRows
 from pipeline.sampling import held_out
 from pipeline.storage import Location
-from pipeline.training_data import PackUnits, epoch_plan, held_out_fraction
+from pipeline.training_data import PACKED_TOGETHER, PackUnits, epoch_plan, held_out_fraction
 from pipeline.training_loop import LoopSettings
 from pipeline.training_process import Checkpoints, ProcessHost, UnitRows, train_here
 from pipeline.training_worker import train_worker
@@ -180,7 +180,7 @@ class _Job:
             self.dataset.root,
             self.fitted.rows.to_json(),
             schema_to_text(self.dataset.schema),
-            self.dataset.block_rows,
+            min(PACKED_TOGETHER, self.dataset.block_rows),
             self.config.seed,
             self.fraction,
         )
