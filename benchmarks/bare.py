@@ -25,6 +25,7 @@ from pipeline.config import TrainConfig, load_config, parse_setting
 from pipeline.dataset import open_dataset
 from pipeline.decoder import Decoder
 from pipeline.fitting import column_options, empty_stats, fit_all
+from pipeline.machine import one_thread
 from pipeline.parts import PartReader
 from pipeline.storage import Location
 from vae_model.elbo import Objective
@@ -91,7 +92,8 @@ def encode(data: Path, archive: Path) -> dict[str, float]:
         for batch in read_blocks(dataset.root, unit, plan.block_rows):
             latents = model.bundle.to_latents(model.bundle.rows.from_batch(batch)[0]) if plan.latents else None
             if plan.guaranteed:
-                model.codec.encode_block(batch, latents)
+                with one_thread():
+                    model.codec.encode_block(batch, latents)
         clock.done(unit.rows)
     return clock.figures()
 

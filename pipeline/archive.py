@@ -2,8 +2,7 @@
 
 ```
 ARCHIVE/_manifest.json     version, schema, fingerprints, totals; written last
-ARCHIVE/_parts.parquet     one row a part: source file and row groups, bytes, checksums
-                           (`_parts-next.parquet` for a moment, while parts are being added)
+ARCHIVE/_parts.parquet     a row a part: source, row groups, bytes, checksums (`_parts-next.parquet` while parts are added)
 ARCHIVE/_plan.json         what encode decided before it started; written first
 ARCHIVE/_model/            what decodes it: codec and, with latents, the model; written first
 ARCHIVE/parts/*.parquet    copied and plain columns, latents, corrections; rows in source order
@@ -24,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.bundle import schema_from_text, schema_to_text
-from pipeline.decoder import Decoder, one_thread
+from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError, ConfigError, JobError, ParvaeError
+from pipeline.machine import one_thread
 from pipeline.model import MODEL_FOLDER, ArchiveModel
 from pipeline.part_table import PartTable, read_records, records_from_bytes, records_to_bytes
 from pipeline.parts import VERSION, PartFormat, PartReader

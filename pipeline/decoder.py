@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
 from pipeline.codec import EncodedBlock
 from pipeline.columns import with_dictionary
+from pipeline.machine import one_thread
 from pipeline.model import ArchiveModel
 from pipeline.parts import Block, PartReader, Wanted
 from pipeline.readahead import read_ahead
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch, if it is loaded: decoding takes many small steps, for which threads wait for each other."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Decoder:
@@ -86,7 +70,8 @@ class Decoder:
         if self._modelled and self._model.plan.guaranteed:
             coded = EncodedBlock(arrays, block.cell.coded)
             if self._wanted.cell:
-                arrays |= self._model.codec.decode_block(coded, block.rows, block.latents, self._modelled)
+                with one_thread():
+                    arrays |= self._model.codec.decode_block(coded, block.rows, block.latents, self._modelled)
         elif self._modelled:
             assert block.latents is not None
             bundle = self._model.bundle

@@ -19,6 +19,7 @@ from pipeline.dataset import WorkUnit, read_file_schema
 from pipeline.drift import Drift, sample_bits
 from pipeline.errors import DatasetError, InputError, JobError
 from pipeline.lock import OutputLock, locked
+from pipeline.machine import one_thread
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartWriter, record_of
 from pipeline.plan import PartRecord, Plan, part_name
@@ -223,5 +224,6 @@ class UnitEncoder:
         if not plan.guaranteed:
             writer.write(batch, {}, latents, BlockCell(exceptions=exceptions))
             return
-        block = model.codec.encode_block(batch, latents)
+        with one_thread():
+            block = model.codec.encode_block(batch, latents)
         writer.write(batch, block.plain, latents, BlockCell(block.cell))

@@ -23,9 +23,10 @@ import pyarrow as pa
 
 from pipeline.archive import Archive
 from pipeline.bundle import Bundle
-from pipeline.decoder import Decoder, one_thread
+from pipeline.decoder import Decoder
 from pipeline.errors import ConfigError
 from pipeline.locate import locate
+from pipeline.machine import one_thread
 from pipeline.parts import PartReader, Wanted
 from pipeline.storage import Location
 from pipeline.whitening import Whitening

@@ -19,9 +19,9 @@ import pyarrow as pa
 from pipeline.bundle import NETWORK_ROWS, Bundle
 from pipeline.columns import State
 from pipeline.conditions import Conditions
-from pipeline.decoder import one_thread
 from pipeline.errors import ConfigError
 from pipeline.latent_prior import LatentPrior, Latents
+from pipeline.machine import one_thread
 from pipeline.rows import RowTransform
 
 if TYPE_CHECKING:

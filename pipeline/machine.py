@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
+from collections.abc import Iterator
 
 
 def usable_cpus(root: str = "/") -> int:
@@ -17,6 +19,21 @@ def usable_cpus(root: str = "/") -> int:
     for quota in _quotas(root):
         cpus = min(cpus, max(1, int(quota)))
     return cpus
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch, if it is loaded: coding takes many small steps, for which threads wait for each other."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def trim_memory() -> None:

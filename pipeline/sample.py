@@ -16,7 +16,6 @@ from pipeline.archive import MANIFEST_FILE, Archive
 from pipeline.bundle import Bundle
 from pipeline.cluster import connected, run_units
 from pipeline.conditions import Conditions, parse_conditions
-from pipeline.decoder import one_thread
 from pipeline.errors import ArchiveError, ConfigError, InputError, JobError, OutputError
 from pipeline.generate import Pilot, RowGenerator
 from pipeline.latent_prior import AggregatePrior, LatentPrior, NormalPrior, fit_aggregate
@@ -24,6 +23,7 @@ from pipeline.ledger import LEDGER_FOLDER, Ledger, open_ledger
 from pipeline.local_files import SPOOL_PREFIX
 from pipeline.locate import check_output
 from pipeline.lock import OutputLock, clear, is_lock, locked
+from pipeline.machine import one_thread
 from pipeline.picture import MOST_IMAGES, check_picture, image_column, write_grid
 from pipeline.plan import PLAN_FILE, fingerprint
 from pipeline.progress import Progress

@@ -16,7 +16,7 @@ import torch
 from benchmarks.fuzz import same
 from pipeline.archive import Archive, write_manifest
 from pipeline.blocks import sample_runs
-from pipeline.codec import elements, fit, rowcoder
+from pipeline.codec import Codec, elements, fit, rowcoder
 from pipeline.codec.fit_rows import Effort
 from pipeline.codec_store import StoredCodec
 from pipeline.columns import ColumnOptions
@@ -140,9 +140,27 @@ def test_are_the_archives_what_the_other_tests_need(archives: dict[str, Archive]
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_whatever_the_threads(archives, name, count, monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.archive.one_thread", contextlib.nullcontext)
+    for module in ("archive", "decoder"):
+        monkeypatch.setattr(f"pipeline.{module}.one_thread", contextlib.nullcontext)
+    used, own = set(), Codec.decode_block
+
+    def watched(*arguments):
+        used.add(torch.get_num_threads())
+        return own(*arguments)
+
+    monkeypatch.setattr(Codec, "decode_block", watched)
     with threads(count):
         assert same(again(archives[name]).read(), TABLES[name]())
+    assert used == {count}
+
+
+def test_is_one_thread_the_rule(archives, name, monkeypatch) -> None:
+    used, own = set(), Codec.decode_block
+    monkeypatch.setattr(Codec, "decode_block", lambda *a: (used.add(torch.get_num_threads()), own(*a))[1])
+    with threads(2):
+        again(archives[name]).read(range(10))
+        assert torch.get_num_threads() == 2
+    assert used == {1}
 
 
 @pytest.mark.parametrize("batch", [1, 7])
