@@ -2,7 +2,7 @@
 
 ```
 ARCHIVE/_manifest.json     version, schema, fingerprints, totals; written last
-ARCHIVE/_parts.parquet     a row a part: source, row groups, bytes, checksums (`_parts-next.parquet` while parts are added)
+ARCHIVE/_parts.parquet     a row a part: source, row groups, checksums (`_parts-next.parquet` while parts are added)
 ARCHIVE/_plan.json         what encode decided before it started; written first
 ARCHIVE/_model/            what decodes it: codec and, with latents, the model; written first
 ARCHIVE/parts/*.parquet    copied and plain columns, latents, corrections; rows in source order
