@@ -23,6 +23,7 @@ from vae_model.layout import ABSENT, Span
 States = npt.NDArray[np.uint8]
 Bins = npt.NDArray[np.int64]
 _CRC_ROWS = 1 << 13
+_RUNS, _RUN_ROWS = 4, 1 << 12
 
 
 def encode_exceptions(index: int, states: States | None, values: pa.Array | None) -> dict[Key, bytes]:
@@ -118,8 +119,17 @@ def sizes(column: Column, bins: Bins, values: pa.Array) -> dict[str, int]:
 
 
 def smallest(symbols: Bins) -> bytes:
-    """Symbols by whatever codes them smallest: of equal ones by the first in the order of the methods."""
-    return min((general.encode(method, symbols) for method in ("pco", "xz")), key=len)
+    """Symbols by whatever codes them smallest: of equal ones by the first in the order of the methods.
+
+    Of many symbols a sample decides, runs of rows here and there; a sample of one symbol alone tells nothing.
+    """
+    methods: tuple[str, ...] = ("pco", "xz")
+    if len(symbols) > 2 * _RUNS * _RUN_ROWS:
+        starts = np.linspace(0, len(symbols) - _RUN_ROWS, _RUNS).astype(int)
+        sample = np.concatenate([symbols[start : start + _RUN_ROWS] for start in starts])
+        if sample.min() < sample.max():
+            methods = (min(methods, key=lambda method: len(general.encode(method, sample))),)
+    return min((general.encode(method, symbols) for method in methods), key=len)
 
 
 def spans_of(column: Column) -> tuple[Span | None, Span]:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bounds import Bound, resolve_bounds
-from pipeline.codec import CODEC_FILE, MODEL, Codec, EncodedBlock
+from pipeline.codec import CODEC_FILE, MODEL, Codec, EncodedBlock, general, single
 from pipeline.codec.choose import PARQUET, choose
 from pipeline.codec.general import RAW_METHODS, SYMBOL_METHODS
 from pipeline.codec.model import UNKNOWN
@@ -336,3 +336,19 @@ def test_is_a_damaged_description_refused(changes: dict[str, Any]) -> None:
 def test_must_a_slow_tool_be_worth_its_time_in_a_hurry(sizes: dict[str, float], calm: str, hurried: str) -> None:
     assert choose({"c": sizes}, 1.0)[0] == {"c": calm}
     assert choose({"c": sizes}, 1.0, hurry=True)[0] == {"c": hurried}
+
+
+@pytest.mark.parametrize("kind", ["noise", "runs", "burst", "constant", "few"])
+def test_are_symbols_coded_by_what_codes_them_smallest(kind: str) -> None:
+    rng, rows = np.random.default_rng(0), 200_000
+    symbols = {
+        "noise": (rng.random(rows) < 0.3).astype(np.int64),
+        "runs": np.tile(rng.integers(0, 2, 500), rows // 500),
+        "burst": np.where(np.abs(np.arange(rows) - 30_000) < 2_000, rng.integers(0, 2, rows), 0),
+        "constant": np.zeros(rows, np.int64),
+        "few": rng.integers(0, 2, 50),
+    }[kind].reshape(-1, 1)
+    best = min(len(general.encode(method, symbols)) for method in ("pco", "xz"))
+    body = single.smallest(symbols)
+    assert len(body) == best
+    np.testing.assert_array_equal(general.decode(body, len(symbols), 1, 2), symbols)
