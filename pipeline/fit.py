@@ -103,7 +103,11 @@ def _pack(stats: dict[str, ColumnStats]) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(stats, protocol=5), 1)).decode()
 
 
+def _unpack(text: str) -> dict[str, ColumnStats]:
+    return dict(pickle.loads(zlib.decompress(base64.b64decode(text))))
+
+
 def _merge(merged: dict[str, ColumnStats], text: str) -> None:
     """Adds a unit's statistics to those so far."""
-    for name, stats in pickle.loads(zlib.decompress(base64.b64decode(text))).items():
+    for name, stats in _unpack(text).items():
         merged[name] = merged[name].merge(stats)
