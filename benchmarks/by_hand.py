@@ -2,8 +2,8 @@
 
 usage: python -m benchmarks.by_hand DATA ARCHIVE OUT THREADS
 
-Reads Parquet, maps batches of 4,096 rows to latents in THREADS actors of one thread around the archive's network,
-writes Parquet. The last line is one JSON object: the rows a second from the first finished batch of the last actor (Ray
+Reads Parquet, maps batches of 4,096 rows to latents in THREADS actors of one thread around the archive's network (each
+batch whole through its `encode`), writes Parquet. The last line is one JSON object: the rows a second from the first finished batch of the last actor (Ray
 Data joins many to a file) to the last file.
 """
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import torch
 
 from pipeline.archive import Archive
 from pipeline.storage import Location
@@ -33,8 +34,6 @@ class Encoder:
     """
 
     def __init__(self, archive: str, started: str) -> None:
-        import torch
-
         torch.set_num_threads(1)
         model = Archive.open(Location(archive)).model
         self._bundle, self._carried = model.bundle, list(model.bundle.rows.passthrough)
@@ -43,8 +42,10 @@ class Encoder:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Latents of a batch, beside the columns that pass through."""
         (batch,) = table.combine_chunks().unify_dictionaries().to_batches()
-        latents = self._bundle.to_latents(self._bundle.rows.from_batch(batch)[0])
-        column = pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), latents.shape[1])
+        bins_BD = torch.from_numpy(self._bundle.rows.from_batch(batch)[0])
+        with torch.inference_mode():
+            latents_BZ = self._bundle.vae.round_latents(self._bundle.vae.encode(bins_BD).mu_BZ)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(latents_BZ.numpy().ravel()), latents_BZ.shape[1])
         if self._started is not None:
             self._started.write_text(str(batch.num_rows))
             self._started = None

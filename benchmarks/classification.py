@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.bundle import NETWORK_ROWS, Bundle
+from pipeline.bundle import Bundle
 from pipeline.classifiers import fit
 from pipeline.config import TrainConfig, load_config, parse_setting
 from pipeline.design import DesignMatrix
@@ -41,6 +41,7 @@ from pipeline.local import fit_table
 Floats = npt.NDArray[np.float32]
 SPLIT, TEST = "split", "test"
 METHODS = ("stored", "mean", "mean+variance", "autoencoder", "pca", "pca-wide", "raw")
+BATCH_ROWS = 8192
 CLASSIFIERS = ("logistic", "boosting")
 NEIGHBOURS, TRUSTED_ROWS = 5, 2000
 
@@ -77,7 +78,7 @@ def read(path: Path, label: str, seed: int) -> Rows:
 
 def encode(bundle: Bundle, table: pa.Table, latents: Any) -> Floats:
     """The latents of a table."""
-    batches = table.unify_dictionaries().to_batches(max_chunksize=NETWORK_ROWS)
+    batches = table.unify_dictionaries().to_batches(max_chunksize=BATCH_ROWS)
     return np.concatenate([encode_batch(bundle, batch, latents) for batch in batches])
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,7 @@ BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "_train"
 _MOST_SCHEMA_BYTES, _PIECE = 1 << 28, 1 << 16
-NETWORK_ROWS = 8192
-"""Rows that go through the network at once when a bundle encodes or decodes."""
+_ROWS_ON_CPU, _ROWS_ON_GPU = 1024, 65_536
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,11 @@ class Bundle:
             raise ModelError(f"{WEIGHTS_FILE} and {BUNDLE_FILE} describe different columns; copy the model again")
 
     @property
+    def network_rows(self) -> int:
+        """Rows that go through the network at once: what fits a core's cache, or fills a GPU."""
+        return _ROWS_ON_CPU if self.device == "cpu" else _ROWS_ON_GPU
+
+    @property
     def latent_dim(self) -> int:
         """Number of latents."""
         return self.description.config.latent_dim
@@ -116,11 +120,15 @@ class Bundle:
 
         out = np.empty((len(bins_bd), self.latent_dim), np.float32)
         with torch.inference_mode():
-            for start in range(0, len(bins_bd), NETWORK_ROWS):
-                chunk = torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(self.device)
-                latents = self.vae.round_latents(self.vae.encode(chunk).mu_BZ)
-                out[start : start + NETWORK_ROWS] = latents.float().cpu().numpy()
+            for rows in self.network_slices(len(bins_bd)):
+                chunk_BD = torch.from_numpy(bins_bd[rows]).to(self.device)
+                out[rows] = self.vae.round_latents(self.vae.encode_mean(chunk_BD)).float().cpu().numpy()
         return out
+
+    def network_slices(self, rows: int) -> Iterator[slice]:
+        """Cuts a number of rows into slices of `network_rows` each."""
+        size = self.network_rows
+        return (slice(start, min(rows, start + size)) for start in range(0, rows, size))
 
     def to_posterior(self, bins_bd: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Encodes symbols: means and log-variances of the posterior, not rounded; each of shape (rows, Z)."""
@@ -129,10 +137,10 @@ class Bundle:
         shape = (len(bins_bd), self.latent_dim)
         mean, logvar = np.empty(shape, np.float32), np.empty(shape, np.float32)
         with torch.inference_mode():
-            for start in range(0, len(bins_bd), NETWORK_ROWS):
-                posterior = self.vae.encode(torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(self.device))
-                mean[start : start + NETWORK_ROWS] = posterior.mu_BZ.float().cpu().numpy()
-                logvar[start : start + NETWORK_ROWS] = posterior.logvar_BZ.float().cpu().numpy()
+            for rows in self.network_slices(len(bins_bd)):
+                posterior = self.vae.encode(torch.from_numpy(bins_bd[rows]).to(self.device))
+                mean[rows] = posterior.mu_BZ.float().cpu().numpy()
+                logvar[rows] = posterior.logvar_BZ.float().cpu().numpy()
         return mean, logvar
 
     def to_bins(self, latents_bz: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -141,9 +149,9 @@ class Bundle:
 
         out = np.empty((len(latents_bz), self.vae.layout.n_symbols), np.int64)
         with torch.inference_mode():
-            for start in range(0, len(latents_bz), NETWORK_ROWS):
-                chunk = torch.tensor(latents_bz[start : start + NETWORK_ROWS], device=self.device)
-                out[start : start + NETWORK_ROWS] = self.vae.reconstruct(chunk).cpu().numpy()
+            for rows in self.network_slices(len(latents_bz)):
+                chunk_BZ = torch.tensor(latents_bz[rows], device=self.device)
+                out[rows] = self.vae.reconstruct(chunk_BZ).cpu().numpy()
         return out
 
     def files(self) -> dict[str, bytes]:

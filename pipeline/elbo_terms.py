@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.bundle import NETWORK_ROWS, Bundle
+from pipeline.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class ElboTerms:
         objective = Objective(noise=vae.deployed_noise)
         sums, found = np.zeros(2 + bundle.latent_dim), []
         with torch.inference_mode():
-            for start in range(0, len(bins_bd), NETWORK_ROWS):
-                chunk_BD = torch.from_numpy(bins_bd[start : start + NETWORK_ROWS]).to(bundle.device)
+            for rows in bundle.network_slices(len(bins_bd)):
+                chunk_BD = torch.from_numpy(bins_bd[rows]).to(bundle.device)
                 z_MBZ, kl_BZ = vae.draw(chunk_BD, objective, self._noise)
                 log_prob_BS = vae.log_prob(chunk_BD, z_MBZ).mean(0)
                 kl_Z = kl_BZ.double().sum(0)
                 parts = torch.cat([log_prob_BS.double().sum()[None], kl_Z.sum()[None], kl_Z])
                 sums += parts.cpu().numpy()
                 if by_row:
-                    mu_BZ = vae.encode(chunk_BD).mu_BZ
+                    mu_BZ = vae.encode_mean(chunk_BD)
                     kept = (
                         log_prob_BS.double(),
                         kl_BZ.double().sum(1),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.bundle import NETWORK_ROWS, Bundle
+from pipeline.bundle import Bundle
 from pipeline.columns import State
 from pipeline.conditions import Conditions
 from pipeline.errors import ConfigError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 Bins = npt.NDArray[np.int64]
+_DRAWN_ROWS = 8192
 PILOT_DRAWS = 1 << 15
 """Latents that tell how much a condition keeps of the prior."""
 MOST_DRAWS = 128
@@ -147,8 +148,8 @@ class RowGenerator:
 
         found: list[tuple[Latents, npt.NDArray[np.float64], Bins | None]] = []
         vae, conditions = self._bundle.vae, self._conditions
-        for start in range(0, count, NETWORK_ROWS):
-            latents = self._prior.draw(min(NETWORK_ROWS, count - start), generator)
+        for start in range(0, count, _DRAWN_ROWS):
+            latents = self._prior.draw(min(_DRAWN_ROWS, count - start), generator)
             z_BZ = torch.from_numpy(latents).to(self._bundle.device)
             log_weights, kept = np.zeros(len(latents)), None
             if conditions.equalities:
@@ -202,9 +203,9 @@ def to_drawn_bins(bundle: Bundle, latents: Latents, noise: torch.Generator) -> B
 
     drawn = np.empty((len(latents), bundle.vae.layout.n_symbols), np.int64)
     with torch.inference_mode():
-        for start in range(0, len(latents), NETWORK_ROWS):
-            z_BZ = torch.from_numpy(latents[start : start + NETWORK_ROWS]).to(bundle.device)
-            drawn[start : start + NETWORK_ROWS] = bundle.vae.sample(z_BZ, noise).cpu().numpy()
+        for rows in bundle.network_slices(len(latents)):
+            z_BZ = torch.from_numpy(latents[rows]).to(bundle.device)
+            drawn[rows] = bundle.vae.sample(z_BZ, noise).cpu().numpy()
     return drawn
 
 

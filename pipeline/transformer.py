@@ -24,7 +24,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipeline.bundle import NETWORK_ROWS, Bundle
+from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions
 from pipeline.config import Optimization, TrainConfig
 from pipeline.errors import ParvaeError
@@ -33,6 +33,7 @@ from pipeline.frames import from_columns, is_frame, to_table
 from pipeline.whitening import Whitening
 
 DEFAULT_COMPONENTS = 16
+_BATCH_ROWS = 8192
 Doubles = npt.NDArray[np.float64]
 
 
@@ -256,7 +257,7 @@ class ParvaeEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _latents(self, table: pa.Table) -> Doubles:
         """Latents in float64, so that a row's do not depend on the rows beside it."""
         bundle, parts = self.bundle_, []
-        for batch in self._as_fitted(table).combine_chunks().to_batches(max_chunksize=NETWORK_ROWS):
+        for batch in self._as_fitted(table).combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
             if self.latents == "stored":
                 parts.append(encode_batch(bundle, batch, "stored").astype(np.float64))
             else:

@@ -89,6 +89,11 @@ class VAE(nn.Module):
         posterior: Posterior = self.encoder(bins_BD)
         return posterior
 
+    def encode_mean(self, bins_BD: Tensor) -> Tensor:
+        """The mean mu_BZ of q(z|x) of each row, without the work for its variance."""
+        mu_BZ: Tensor = self.encoder.mean(bins_BD)
+        return mu_BZ
+
     @property
     def deployed_noise(self) -> Noise:
         """The noise of a latent as it is stored: that of rounding where there is a grid, else q(z|x)'s."""

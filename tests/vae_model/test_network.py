@@ -349,3 +349,10 @@ def test_nothing_follows_the_end_of_a_sequence(pick):
         assert (after_BN[before_BN <= 0] == -1).all()
         assert (after_BN[before_BN > 0] >= 0).all()
         assert (own_BN == 0).sum(1).max() == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_mean_alone_is_the_mean_of_the_posterior(mixed_layout, draw_rows, name):
+    bins = draw_rows(mixed_layout, 50, seed=4)
+    model = VAE(mixed_layout, CONFIGS[name]).double()
+    torch.testing.assert_close(model.encode_mean(bins), model.encode(bins).mu_BZ)
