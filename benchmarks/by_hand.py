@@ -3,8 +3,8 @@
 usage: python -m benchmarks.by_hand DATA ARCHIVE OUT THREADS
 
 Reads Parquet, maps batches of 4,096 rows to latents in THREADS actors of one thread around the archive's network (each
-batch whole through its `encode`), writes Parquet. The last line is one JSON object: the rows a second from the first finished batch of the last actor (Ray
-Data joins many to a file) to the last file.
+batch whole through its `encode`), writes Parquet. The last line is one JSON object: the rows a second from the first
+finished batch of the last actor (Ray Data joins many to a file) to the last file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 _MOST_PAIRED = 100
+_BINS, _NAMED = 24, 7
+_TAIL = 0.005
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,56 @@ class Likeness:
         }
 
 
+@dataclass(frozen=True)
+class Marginals:
+    """The shares of a column's values in two tables, side by side.
+
+    Attributes:
+        first: Shares in the first table, one a bin or category.
+        second: Those in the second.
+        edges: The borders of the bins of a number, one more than bins; None of a category.
+        names: The categories, the most frequent first; the last one stands for all others where there are many.
+    """
+
+    first: Floats
+    second: Floats
+    edges: Floats | None
+    names: tuple[str, ...] = ()
+
+
+def marginals(first: pa.ChunkedArray, second: pa.ChunkedArray) -> Marginals:
+    """How a column is distributed in two tables.
+
+    The bins of numbers reach from the 0.5 % to the 99.5 % quantile of the first table's; the first and the last take
+    what lies beyond. Nulls are in no bin, but a category of their own.
+
+    Args:
+        first: The column in a table, with rows.
+        second: The column of the same type in the other.
+    """
+    one, other = _both(first, second)
+    if one.numbers is not None and other.numbers is not None:
+        found = [values[np.isfinite(values)] for values in (one.numbers, other.numbers)]
+        known = found[0] if len(found[0]) else np.zeros(1)
+        low, high = np.quantile(known, [_TAIL, 1 - _TAIL])
+        if not high > low:
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, _BINS + 1)
+        sizes = (len(one.numbers), len(other.numbers))
+        shares = [np.histogram(np.clip(v, low, high), edges)[0] / n for v, n in zip(found, sizes, strict=True)]
+        return Marginals(shares[0], shares[1], edges)
+    texts = [["null" if value is None else str(value) for value in values.to_pylist()] for values in (first, second)]
+    counts = [Counter(column) for column in texts]
+    names = [name for name, _ in (counts[0] + counts[1]).most_common()]
+    kept = names if len(names) <= _NAMED + 1 else names[:_NAMED]
+    table = np.array([[count[name] for name in kept] for count in counts], np.float64)
+    table /= np.array([[len(column)] for column in texts])
+    if len(kept) < len(names):
+        table = np.column_stack([table, 1 - table.sum(1)])
+        kept = [*kept, f"{len(names) - len(kept):,} others"]
+    return Marginals(table[0], table[1], None, tuple(kept))
+
+
 def compare(first: pa.Table, second: pa.Table, columns: Sequence[str] | None = None) -> Likeness:
     """Compares two tables column by column and pair by pair.
 
@@ -109,7 +162,7 @@ def compare(first: pa.Table, second: pa.Table, columns: Sequence[str] | None = N
     if not first.num_rows or not second.num_rows:
         raise ValueError("a table without rows is like nothing")
     names = [name for name in first.column_names if name in second.column_names and (not columns or name in columns)]
-    found = [(name, *_both(first[name], second[name])) for name in names if _is_single(first.schema.field(name).type)]
+    found = [(name, *_both(first[name], second[name])) for name in names if is_single(first.schema.field(name).type)]
     distances = [ColumnDistance(name, *_distance(one, other)) for name, one, other in found]
     pairs = []
     for (name, one, other), (with_name, one_with, other_with) in itertools.combinations(found[:_MOST_PAIRED], 2):
@@ -127,7 +180,8 @@ class _Values:
     codes: Codes | None = None
 
 
-def _is_single(kind: pa.DataType) -> bool:
+def is_single(kind: pa.DataType) -> bool:
+    """Whether columns of a type can be compared: not vectors, nor whatever else is no single value."""
     return not pa.types.is_nested(kind) and not isinstance(kind, pa.BaseExtensionType) and not pa.types.is_null(kind)
 
 

@@ -174,12 +174,30 @@ def _prior(opened: Archive | Bundle, bundle: Bundle, options: SampleOptions) -> 
         raise ArchiveError(
             f"{opened.location} has {opened.rows} rows, too few to fit an aggregate posterior to; give --prior normal"
         )
+    return _aggregate(opened, bundle, options.seed)
+
+
+def usual_prior(archive: Archive, seed: int) -> LatentPrior:
+    """The aggregate posterior of an archive's latents; N(0, I) where the rows are too few to fit one.
+
+    Args:
+        archive: An archive that keeps latents.
+        seed: Seed of the sample that it is fitted to.
+    """
+    bundle = archive.model.bundle
+    if archive.rows < LEAST_LATENTS:
+        return NormalPrior(bundle.vae.latent_active_Z.cpu().numpy())
+    return _aggregate(archive, bundle, seed)
+
+
+def _aggregate(opened: Archive, bundle: Bundle, seed: int) -> LatentPrior:
+    active = bundle.vae.latent_active_Z.cpu().numpy()
     steps = bundle.vae.latent_step_Z.cpu().numpy().astype(np.float64)
-    latents = sample_latents(opened, options.seed)
+    latents = sample_latents(opened, seed)
     if not (steps > 0).any():
-        latents = with_posterior_noise(bundle, latents, options.seed)
+        latents = with_posterior_noise(bundle, latents, seed)
     with one_thread():
-        return fit_aggregate(latents, active, steps, options.seed)
+        return fit_aggregate(latents, active, steps, seed)
 
 
 def _write_files(

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ks_2samp
 from scipy.stats.contingency import association
 
-from pipeline.likeness import compare
+from pipeline.likeness import compare, marginals
 
 
 def table(rows: int, seed: int, together: bool = True) -> pa.Table:
@@ -80,3 +80,34 @@ def test_are_constant_columns_left_out_of_pairs() -> None:
     assert {pair.columns for pair in found.pairs} == {("y", "c")}
     with pytest.raises(ValueError, match="without rows"):
         compare(one, one.slice(0, 0))
+
+
+def test_are_shares_of_numbers_those_of_a_histogram() -> None:
+    first = pa.chunked_array([[*map(float, range(1000)), None, float("nan")]])
+    second = pa.chunked_array([[-1e9, 500.0, 1e9, None]])
+    found = marginals(first, second)
+    assert found.edges is not None
+    assert found.edges[0] == pytest.approx(4.995)
+    assert found.edges[-1] == pytest.approx(994.005)
+    assert found.first.sum() == pytest.approx(1000 / 1002)
+    assert found.second.sum() == pytest.approx(0.75)
+    assert found.second[0] == found.second[-1] == 0.25
+    assert found.second[np.searchsorted(found.edges, 500.0) - 1] == 0.25
+
+
+def test_is_a_number_that_never_varies_one_bin_wide() -> None:
+    found = marginals(pa.chunked_array([[7, 7]]), pa.chunked_array([[7, 8]]))
+    assert found.first.max() == 1.0
+    assert found.second.sum() == 1.0
+
+
+def test_are_shares_of_categories_ordered_and_the_rare_joined() -> None:
+    words = [letter for number, letter in enumerate("abcdefghij") for _ in range(20 - number)] + [None]
+    found = marginals(pa.chunked_array([words]), pa.chunked_array([["a", None, "new", "a"]]))
+    assert found.edges is None
+    assert found.names == ("a", *"bcdefg", "5 others")
+    assert found.second.tolist() == [0.5, *[0.0] * 6, 0.5]
+    assert found.first.sum() == pytest.approx(1.0)
+    two = marginals(pa.chunked_array([["x", None, "x"]]), pa.chunked_array([["x", "x", "x"]]))
+    assert two.names == ("x", "null")
+    assert two.first.tolist() == pytest.approx([2 / 3, 1 / 3])

@@ -18,17 +18,21 @@ from pipeline.archive import Archive
 from pipeline.dataset import open_dataset
 from pipeline.errors import ConfigError, JobError, OutputError
 from pipeline.evaluate import PartEvaluator, evaluate
-from pipeline.report import plots, sections
+from pipeline.generate import RowGenerator
+from pipeline.likeness import compare
+from pipeline.report import originals, plots, sections
 from pipeline.report.collect import SAMPLE_ROWS, DetailOptions, Details
+from pipeline.report.generated import generated
 from pipeline.report.options import ReportOptions
 from pipeline.report.peers import measure, parquet_bytes
 from pipeline.report.projection import project
+from pipeline.sample import usual_prior
 from pipeline.storage import Location
 from tests import small
 from tests.report import HISTORY, HOSTILE, OPTIONS, ROWS, Page, encoded, hostile_table, report
 from tests.report import here as here
 
-SECTIONS = ["sizes", "errors", "rates", "training", "divergence", "map", "pictures", "worst"]
+SECTIONS = ["sizes", "errors", "rates", "training", "divergence", "map", "pictures", "generated", "worst"]
 pytestmark = pytest.mark.usefixtures("here")
 
 
@@ -115,7 +119,7 @@ def test_are_there_colours_for_light_and_dark(drawn: tuple[dict[str, Any], str])
     assert used <= themes[0][1]
     assert used - fonts <= themes[1][1] == themes[2][1]
     drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
-    assert drawings.count("<svg") == 3
+    assert drawings.count("<svg") == 5
     assert "var(--ink)" in drawings
     assert not re.findall(r"(?:fill|stroke): #", drawings)
 
@@ -126,7 +130,7 @@ def test_are_sections_that_do_not_apply_left_out_with_a_reason(tmp_path: Path, k
     figures, html = report(data, archive, Location(str(tmp_path / "report.html")))
     text = " ".join(Page(html).text.split())
     if keep == "corrections":
-        assert html.count("keeps no latents, so it carries no VAE") == 4
+        assert html.count("keeps no latents, so it carries no VAE") == 5
         assert "<svg" not in html
         assert "Kept" in text
         assert len(Page(html).tags["img"]) == 2 * 10
@@ -134,7 +138,7 @@ def test_are_sections_that_do_not_apply_left_out_with_a_reason(tmp_path: Path, k
         assert figures["violations"] is None
         assert "latents only: decoded values are approximate" in text
         assert "The archive promises nothing" in text
-        assert html.count("<svg") == 3
+        assert html.count("<svg") == 5
 
 
 def test_is_a_model_without_history_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +349,31 @@ def test_is_the_page_published_in_an_object_store(archived: tuple[Location, Loca
         assert report(*archived, out, peers=False)[1].rstrip().endswith("</html>")
     finally:
         out.remove()
+
+
+def test_are_rows_made_up_compared_with_the_originals(archived: tuple[Location, Location]) -> None:
+    archive, details = Archive.open(archived[1]), Details()
+    form, options = archive.form, DetailOptions(1.0, ("label",), 0)
+    work = PartEvaluator(
+        dict(archive.load_model().files), form, open_dataset(archived[0]).root, archived[1], "cpu", 1, 0, options
+    )
+    for part in archive.parts:
+        details.merge(work(part.to_json())["details"])
+    real = originals.unpack(details.originals, ROWS)
+    source = pq.read_table(str(archived[0]))
+    names = [HOSTILE, 'a & "b" = http://example.com/', "$x_{1}$ {{ 7 * 7 }}", "word"]
+    assert real.column_names == names
+    assert sorted(real[HOSTILE].to_pylist()) == sorted(source[HOSTILE].to_pylist())
+    section = generated(archive, details)
+    batches = RowGenerator(archive.model.bundle, usual_prior(archive, 0), 0).batches(range(ROWS))
+    expected = compare(real, pa.Table.from_batches(batches).select(names))
+    assert section["rows"] == ROWS
+    assert section["distance"] == expected.mean_distance
+    assert {row["name"]: row["distance"] for row in section["columns"]} == {
+        column.column: column.distance for column in expected.columns
+    }
+    assert section["pairs"] == 6
+    assert section["chance_distance"] < section["distance"]  # the network is not trained
 
 
 def test_do_few_rows_make_a_page(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.elbo_terms import RowTerms
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartReader, Wanted
 from pipeline.plan import PartRecord
+from pipeline.report import originals
 from pipeline.report.images import image_column, pixels
 from pipeline.sampling import Priorities
 
@@ -64,6 +65,7 @@ class Details:
         sample: Sampled rows: priority, posterior means (base64 of float32), labels.
         pictures: The images of sampled rows: priority, and base64 of their pixels.
         worst: The rows with the highest -ELBO.
+        originals: Values of sampled rows, in pieces: priorities, and an Arrow stream (base64); see `originals`.
     """
 
     column_bytes: dict[str, int] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Details:
     sample: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
+    originals: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serializable form."""
@@ -84,6 +87,7 @@ class Details:
         for name, nats in other["surprise"].items():
             self.surprise[name] = self.surprise.get(name, 0.0) + nats
         self.shared_bytes += other["shared_bytes"]
+        self.originals += other["originals"]
         self.sample = heapq.nsmallest(SAMPLE_ROWS, self.sample + other["sample"], _priority)
         self.pictures = heapq.nsmallest(PICTURES, self.pictures + other["pictures"], _priority)
         self.worst = heapq.nlargest(WORST_ROWS, self.worst + other["worst"], _strangeness)
@@ -123,6 +127,7 @@ class PartDetails:
         found = Details()
         if terms is not None:
             found.surprise = dict(zip(self._columns, terms.surprise.sum(0).tolist(), strict=True))
+            found.originals = originals.pack(original, self._columns, priorities, drawn)
             found.sample = self._sample(original, priorities, drawn, terms.means)
             found.worst = self._worst(original, decoded, terms)
         if self._image is not None:

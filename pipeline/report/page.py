@@ -19,6 +19,7 @@ from pipeline.model import ArchiveModel
 from pipeline.report import sections
 from pipeline.report.collect import Details
 from pipeline.report.formats import FILTERS
+from pipeline.report.generated import generated
 from pipeline.report.options import ReportOptions
 from pipeline.report.sizes import sizes
 
@@ -77,6 +78,7 @@ def render(options: ReportOptions, subject: Subject) -> str:
         "training": sections.training(model),
         "divergence": sections.divergence(subject.kl_nats),
         "map": sections.latent_map(model, details, subject.kl_nats, options.label),
+        "generated": generated(archive, details) if model.plan.latents else {"missing": sections.NO_LATENTS},
         "worst": sections.worst(model, figures, details),
         "pictures": sections.pictures(model, details),
     }

@@ -19,6 +19,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.likeness import Marginals
+
 CLASSES = 9
 """Classes with a colour of their own; others share the last one."""
 _COLOURS = {
@@ -52,6 +54,8 @@ _STYLE: dict[Any, Any] = {
     "legend.labelcolor": _INK,
 }
 _WIDTH = 6.4
+_BESIDE = 3
+_MEASURES = {"pearson": "Pearson", "cramer": "Cramér's V", "ratio": "correlation ratio"}
 _MOST_TICKS = 24
 _NEAR = 0.04
 """How far around a point of a map it counts what lies there, as a share of the map."""
@@ -202,6 +206,64 @@ def map_of_numbers(points: npt.NDArray[np.float64], values: npt.NDArray[np.float
         bar.outline.set_visible(False)
         bar.set_label(name if len(name) <= 40 else name[:39] + "…")
         return _svg(figure, "map of the latents of sampled rows, coloured by a number")
+
+
+def distributions(columns: Sequence[tuple[str, Marginals, bool]]) -> str:
+    """Distributions of columns in two tables, three beside each other.
+
+    Args:
+        columns: Name, shares, and whether the numbers are times, whose axis says nothing, of each column.
+    """
+    with rc_context(_STYLE | {"svg.hashsalt": "distributions"}):
+        lines = -(-len(columns) // _BESIDE)
+        figure = Figure(figsize=(_WIDTH, 1.9 * lines), layout="constrained")
+        FigureCanvasSVG(figure)
+        grid = figure.subplots(lines, _BESIDE, squeeze=False)
+        for axes, (name, shares, times) in zip(grid.flat, columns, strict=False):
+            axes.set_title(_cut(name, 26), fontsize=9)
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            if shares.edges is None:
+                places = np.arange(len(shares.names))
+                axes.barh(places - 0.2, shares.first, 0.4, color=_ACCENT)
+                axes.barh(places + 0.2, shares.second, 0.4, color=_SECOND)
+                axes.set_yticks(places, [_cut(text, 12) for text in shares.names], fontsize=7)
+                axes.invert_yaxis()
+                axes.xaxis.set_major_locator(MaxNLocator(3))
+            else:
+                axes.stairs(shares.first, shares.edges, fill=True, color=_ACCENT, alpha=0.45)
+                axes.stairs(shares.second, shares.edges, color=_SECOND, linewidth=1.4)
+                axes.xaxis.set_major_locator(MaxNLocator(4))
+                if times:
+                    axes.set_xticks([])
+            axes.tick_params(axis="x", labelsize=7)
+        for axes in grid.flat[len(columns) :]:
+            axes.set_axis_off()
+        return _svg(figure, "distributions of columns among the dataset's rows and among rows made up")
+
+
+def associations(pairs: Sequence[tuple[str, float, float]]) -> str:
+    """Associations of pairs of columns in one table against those in another: measure, first, second."""
+    with rc_context(_STYLE | {"svg.hashsalt": "associations"}):
+        figure, axes = _figure(4.4)
+        low = min(0.0, *(min(first, second) for _, first, second in pairs))
+        axes.plot([low, 1], [low, 1], color=_RULE, linewidth=1)
+        for measure, colour in zip(_MEASURES, (_ACCENT, _SECOND, _MUTED), strict=True):
+            own = [(first, second) for kind, first, second in pairs if kind == measure]
+            if own:
+                axes.plot(
+                    *np.array(own).T, "o", color=colour, markersize=3.2, label=f"{_MEASURES[measure]} ({len(own)})"
+                )
+        axes.set_aspect("equal")
+        axes.set_xlabel("among the dataset's rows")
+        axes.set_ylabel("among rows made up")
+        axes.grid(True)
+        axes.legend(loc="upper left")
+        return _svg(figure, "associations of pairs of columns")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _shades() -> ListedColormap:

@@ -21,7 +21,7 @@ MOST_CLASSES = 20
 """A passthrough column with more values is no label, unless it is asked for."""
 COSTLY = 3
 """Columns that are named of a strange row."""
-_NO_LATENTS = "The archive keeps no latents, so it carries no VAE: there is nothing to say about one."
+NO_LATENTS = "The archive keeps no latents, so it carries no VAE: there is nothing to say about one."
 Section = dict[str, Any]
 
 
@@ -96,7 +96,7 @@ def _coder_name(method: str) -> str:
 def training(model: ArchiveModel) -> Section:
     """−ELBO over the epochs of both phases."""
     if not model.plan.latents:
-        return {"missing": _NO_LATENTS}
+        return {"missing": NO_LATENTS}
     needed = {"epoch", "minus_elbo_bits", "train_minus_elbo_bits"}
     history = [point for point in model.bundle.training.get("history", []) if needed <= point.keys()]
     if not history:
@@ -121,7 +121,7 @@ def _validation(point: Mapping[str, Any]) -> float:
 def divergence(kl_nats: Sequence[float]) -> Section:
     """KL of each latent, and which latents are active."""
     if not kl_nats:
-        return {"missing": _NO_LATENTS}
+        return {"missing": NO_LATENTS}
     bits = [nats / math.log(2) for nats in kl_nats]
     return {
         "plot": plots.divergence(bits, ACTIVE_KL / math.log(2)),
@@ -136,7 +136,7 @@ def divergence(kl_nats: Sequence[float]) -> Section:
 def latent_map(model: ArchiveModel, details: Details, kl_nats: Sequence[float], label: str | None) -> Section:
     """A two-dimensional picture of the latents of sampled rows, coloured by a label."""
     if not kl_nats:
-        return {"missing": _NO_LATENTS}
+        return {"missing": NO_LATENTS}
     if len(details.sample) < 3:
         return {"missing": "There are too few rows for a map."}
     name = label or _choose_label(details)
@@ -184,7 +184,7 @@ def _choose_label(details: Details) -> str | None:
 def worst(model: ArchiveModel, figures: Mapping[str, Any], details: Details) -> Section:
     """The rows with the highest −ELBO, with the columns whose bits are furthest above their mean."""
     if not model.plan.latents:
-        return {"missing": _NO_LATENTS}
+        return {"missing": NO_LATENTS}
     image, rows = image_column(model.rows), max(1, figures["rows"])
     mean = {name: nats / rows for name, nats in details.surprise.items()}
     table = []
