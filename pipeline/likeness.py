@@ -116,7 +116,8 @@ def marginals(first: pa.ChunkedArray, second: pa.ChunkedArray) -> Marginals:
     """How a column is distributed in two tables.
 
     The bins of numbers reach from the 0.5 % to the 99.5 % quantile of the first table's; the first and the last take
-    what lies beyond. Nulls are in no bin, but a category of their own.
+    what lies beyond. Whole numbers have bins of the same number of whole numbers each. Nulls are in no bin, but a
+    category of their own.
 
     Args:
         first: The column in a table, with rows.
@@ -126,12 +127,10 @@ def marginals(first: pa.ChunkedArray, second: pa.ChunkedArray) -> Marginals:
     if one.numbers is not None and other.numbers is not None:
         found = [values[np.isfinite(values)] for values in (one.numbers, other.numbers)]
         known = found[0] if len(found[0]) else np.zeros(1)
-        low, high = np.quantile(known, [_TAIL, 1 - _TAIL])
-        if not high > low:
-            low, high = low - 0.5, high + 0.5
-        edges = np.linspace(low, high, _BINS + 1)
+        edges = _edges(known)
         sizes = (len(one.numbers), len(other.numbers))
-        shares = [np.histogram(np.clip(v, low, high), edges)[0] / n for v, n in zip(found, sizes, strict=True)]
+        clipped = (np.clip(values, edges[0], edges[-1]) for values in found)
+        shares = [np.histogram(values, edges)[0] / size for values, size in zip(clipped, sizes, strict=True)]
         return Marginals(shares[0], shares[1], edges)
     texts = [["null" if value is None else str(value) for value in values.to_pylist()] for values in (first, second)]
     counts = [Counter(column) for column in texts]
@@ -143,6 +142,15 @@ def marginals(first: pa.ChunkedArray, second: pa.ChunkedArray) -> Marginals:
         table = np.column_stack([table, 1 - table.sum(1)])
         kept = [*kept, f"{len(names) - len(kept):,} others"]
     return Marginals(table[0], table[1], None, tuple(kept))
+
+
+def _edges(values: Floats) -> Floats:
+    low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
+    if np.array_equal(values, np.round(values)) and high - low < 2**52:
+        low, high = np.floor(low) - 0.5, np.ceil(high) + 0.5
+        width = np.ceil((high - low) / _BINS)
+        return np.asarray(low + width * np.arange(np.ceil((high - low) / width) + 1))
+    return np.linspace(low, high, _BINS + 1)
 
 
 def compare(first: pa.Table, second: pa.Table, columns: Sequence[str] | None = None) -> Likeness:

@@ -83,16 +83,27 @@ def test_are_constant_columns_left_out_of_pairs() -> None:
 
 
 def test_are_shares_of_numbers_those_of_a_histogram() -> None:
-    first = pa.chunked_array([[*map(float, range(1000)), None, float("nan")]])
-    second = pa.chunked_array([[-1e9, 500.0, 1e9, None]])
+    first = pa.chunked_array([[*(number / 10 for number in range(1000)), None, float("nan")]])
+    second = pa.chunked_array([[-1e9, 50.0, 1e9, None]])
     found = marginals(first, second)
     assert found.edges is not None
-    assert found.edges[0] == pytest.approx(4.995)
-    assert found.edges[-1] == pytest.approx(994.005)
+    assert found.edges[0] == pytest.approx(0.4995)
+    assert found.edges[-1] == pytest.approx(99.4005)
     assert found.first.sum() == pytest.approx(1000 / 1002)
     assert found.second.sum() == pytest.approx(0.75)
     assert found.second[0] == found.second[-1] == 0.25
-    assert found.second[np.searchsorted(found.edges, 500.0) - 1] == 0.25
+    assert found.second[np.searchsorted(found.edges, 50.0) - 1] == 0.25
+
+
+def test_do_bins_of_whole_numbers_hold_as_many_each() -> None:
+    few = marginals(pa.chunked_array([[1, 2, 2, 3]]), pa.chunked_array([[3, 9]]))
+    assert few.edges is not None
+    assert few.edges.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert few.first.tolist() == [0.25, 0.5, 0.25]
+    assert few.second.tolist() == [0.0, 0.0, 1.0]
+    ages = marginals(pa.chunked_array([list(range(17, 91)) * 10]), pa.chunked_array([[17]]))
+    assert ages.edges is not None
+    assert set(np.diff(ages.edges)) == {4.0}
 
 
 def test_is_a_number_that_never_varies_one_bin_wide() -> None:
