@@ -68,7 +68,7 @@ def test_are_all_sections_there_with_the_figures_of_the_json_line(drawn: tuple[d
     assert f"{HISTORY[-1]['minus_elbo_bits']:.2f} bits a row, reached in epoch 6" in text
     worst = figures["columns"][HOSTILE]
     assert f"{100 * worst['max_error'] / worst['bound']:.1f} %" in text
-    assert len(page.tags["img"]) == 3 * 10 + 3 * 8  # sampled rows, strangest rows
+    assert len(page.tags["img"]) == 3 * 10 + 10 + 3 * 8  # sampled rows, rows made up, strangest rows
 
 
 def test_is_everything_a_column_says_escaped(drawn: tuple[dict[str, Any], str]) -> None:
@@ -374,6 +374,16 @@ def test_are_rows_made_up_compared_with_the_originals(archived: tuple[Location, 
     }
     assert section["pairs"] == 6
     assert section["chance_distance"] < section["distance"]  # the network is not trained
+
+
+def test_are_images_made_up_where_nothing_else_can_be_compared(tmp_path: Path) -> None:
+    table = hostile_table(60).select(["picture", "label"])
+    options = {name: OPTIONS[name] for name in table.column_names}
+    data, archive = encoded(tmp_path, table, "both", **options)
+    page = Page(report(data, archive, Location(str(tmp_path / "report.html")))[1])
+    assert page.ids == SECTIONS
+    assert "Drawn from the model" in page.text
+    assert sum(dict(tag).get("alt", "").startswith("made up") for tag in page.tags["img"]) == 10
 
 
 def test_do_few_rows_make_a_page(tmp_path: Path) -> None:
