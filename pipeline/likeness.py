@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
-_MOST_PAIRED = 100
+MOST_PAIRED = 100
 _BINS, _NAMED = 24, 7
 _TAIL = 0.005
 
@@ -173,7 +173,7 @@ def compare(first: pa.Table, second: pa.Table, columns: Sequence[str] | None = N
     found = [(name, *_both(first[name], second[name])) for name in names if is_single(first.schema.field(name).type)]
     distances = [ColumnDistance(name, *_distance(one, other)) for name, one, other in found]
     pairs = []
-    for (name, one, other), (with_name, one_with, other_with) in itertools.combinations(found[:_MOST_PAIRED], 2):
+    for (name, one, other), (with_name, one_with, other_with) in itertools.combinations(found[:MOST_PAIRED], 2):
         (measure, in_first), (_, in_second) = _association(one, one_with), _association(other, other_with)
         if np.isfinite(in_first) and np.isfinite(in_second):
             pairs.append(PairDifference((name, with_name), measure, in_first, in_second))

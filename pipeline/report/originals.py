@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.likeness import is_single
-
-MOST_COLUMNS = 100
+from pipeline.likeness import MOST_PAIRED, is_single
 
 
 def pack(
@@ -30,7 +28,7 @@ def pack(
         One piece, or none where nothing is left to take.
     """
     fields = [batch.schema.field(name) for name in columns]
-    names = [field.name for field in fields if is_single(field.type)][:MOST_COLUMNS]
+    names = [field.name for field in fields if is_single(field.type)][:MOST_PAIRED]
     if not names or not len(rows):
         return []
     table = pa.table({name: _plain(batch.column(batch.schema.get_field_index(name)).take(rows)) for name in names})
