@@ -36,7 +36,7 @@ from jobs.inspect import format_table
 from pipeline.archive import PARTS_FOLDER
 
 FILES = 8
-EPOCHS = 4
+EPOCHS = 2
 CONTESTANTS = (
     *("train", "train bare"),
     *("encode latents", "encode latents bare", "encode latents by hand"),
