@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from vae_model.coder_shape import CoderShape
 from vae_model.config import NetworkConfig
 from vae_model.context import ContextCoder
-from vae_model.elbo import Objective, autocast
+from vae_model.elbo import Objective
 from vae_model.exact import ExactDecoder
 from vae_model.integer import IntegerCoder
 from vae_model.layout import FeatureLayout, Span
 from vae_model.network import VAE
+from vae_model.training_step import TrainingStep
 
 LATENTS, BINS, CATEGORIES, PIXELS = 16, 100, 40, 28
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -82,9 +84,11 @@ class Device:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def measure(self, stage: str, dtype: str, rows: int, run: Callable[[], object]) -> dict[str, Any]:
-        """Rate of a stage, and its share of the limits."""
-        seconds, (flops, moved) = self.time(run), work(run)
+    def measure(
+        self, stage: str, dtype: str, rows: int, run: Callable[[], object], cost: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        """Rate of a stage, and its share of the limits; `cost`, if it is known: see `work`."""
+        seconds, (flops, moved) = self.time(run), cost or work(run)
         shares = flops / seconds / self.flops[dtype], moved / seconds / self.bandwidth
         return {
             "stage": stage,
@@ -94,6 +98,14 @@ class Device:
             "% of limit": 100 * max(shares),
             "bound by": dtype if shares[0] > shares[1] else "memory",
         }
+
+    def training(
+        self, stage: str, dtype: str, rows: int, run: Callable[[], object], cost: tuple[int, int]
+    ) -> dict[str, Any]:
+        """`measure`, and the share of the time in kernels."""
+        for _ in range(8):  # past the steps that are not recorded yet
+            run()
+        return {**self.measure(stage, dtype, rows, run, cost), "% in kernels": 100 * self.in_kernels(run)}
 
     def in_kernels(self, run: Callable[[], object], calls: int = 20) -> float:
         """Share of the time in which the device (on a CPU: an operator) is at work."""
@@ -151,18 +163,14 @@ def stages(device: Device, name: str, layout: FeatureLayout, rows: int) -> Itera
     """Every stage of a layout."""
     bins_BD = draw(layout, rows, device.device)
     vae = VAE(layout, NetworkConfig(latent_dim=LATENTS)).to(device.device)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device.device):
-            loss = vae(bins_BD, Objective()).loss / layout.n_symbols
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-
     half = "bfloat16" if device.device.type == "cuda" else "float32"
-    yield {**device.measure(f"{name}: train", half, rows, step), "% in kernels": 100 * device.in_kernels(step)}
+    noise = torch.Generator(device.device)
+    steps = {kind: TrainingStep(vae, 1e-4, 1.0, noise, record=not kind) for kind in ("eager", "")}
+    cost = work(lambda: steps["eager"](bins_BD, Objective(), 1e-4))
+    for kind, step in steps.items():
+        if device.device.type == "cuda" or not kind:
+            stage = " ".join(filter(None, (f"{name}: train", kind)))
+            yield device.training(stage, half, rows, partial(step, bins_BD, Objective(), 1e-4), cost)
     vae.eval().requires_grad_(False)
     with torch.no_grad():
         yield device.measure(f"{name}: encode", "float32", rows, lambda: vae.round_latents(vae.encode(bins_BD).mu_BZ))

@@ -23,8 +23,8 @@ from pipeline.config import TrainConfig
 from pipeline.dataset import WorkUnit
 from pipeline.errors import DatasetError
 from pipeline.fitting import Fitted, column_options, empty_stats, fit_all
+from pipeline.packed import PackedRows
 from pipeline.promise import Errors
-from pipeline.rows import PackedRows
 from pipeline.sampling import Priorities, held_out
 from pipeline.training_data import EpochPlan, epoch_plan, held_out_fraction, packed_table
 from pipeline.training_loop import LoopSettings

@@ -1,8 +1,7 @@
 """Whole rows ↔ symbols: all columns of a dataset together.
 
 `RowTransform` turns record batches into the symbol matrix `bins_BD` of `vae_model` and back; what bins cannot
-say (nulls, non-finite values, unseen categories) travels beside it as `Exceptions`, exactly. `PackedRows` is
-the compact byte form in which symbols travel to training workers.
+say (nulls, non-finite values, unseen categories) travels beside it as `Exceptions`, exactly.
 """
 
 from __future__ import annotations
@@ -183,51 +182,3 @@ class RowTransform:
 
 def _nullability(field: pa.Field) -> str:
     return "" if field.nullable else " not null"
-
-
-class PackedRows:
-    """Symbols of a row packed into as few bytes as their numbers of bins allow.
-
-    Symbols are stored plus one (0 = absent) in unsigned integers of 1, 2, 4 or 8 bytes, grouped by width,
-    little-endian.
-
-    Args:
-        layout: The layout whose rows are packed.
-    """
-
-    def __init__(self, layout: FeatureLayout) -> None:
-        with_state = {span.column for span in layout.spans if span.role == "state"}
-        sizes = np.zeros(layout.n_symbols, np.int64)
-        self._offset = np.zeros(layout.n_symbols, np.int64)
-        for span in layout.spans:
-            may_be_absent = span.column in with_state or span.ends
-            sizes[span.start : span.stop] = _bytes_for(span.bins - 1 + may_be_absent)
-            self._offset[span.start : span.stop] = may_be_absent
-        order = np.argsort(-sizes, kind="stable")
-        self._groups = [(f"<u{size}", order[sizes[order] == size]) for size in (8, 4, 2, 1) if (sizes == size).any()]
-        self.row_bytes = int(sizes.sum())
-        self._n_symbols = layout.n_symbols
-
-    def pack(self, bins_bd: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Packs symbols into an array of shape (rows, row_bytes)."""
-        shifted = bins_bd + self._offset
-        parts = [
-            np.ascontiguousarray(shifted[:, columns]).astype(dtype).view(np.uint8) for dtype, columns in self._groups
-        ]
-        if not parts:
-            return np.zeros((len(bins_bd), 0), np.uint8)
-        return np.concatenate(parts, axis=1)
-
-    def unpack(self, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Turns packed rows of shape (rows, row_bytes) back into `bins_BD`."""
-        bins_bd = np.empty((len(packed), self._n_symbols), np.int64)
-        start = 0
-        for dtype, columns in self._groups:
-            stop = start + len(columns) * np.dtype(dtype).itemsize
-            bins_bd[:, columns] = np.ascontiguousarray(packed[:, start:stop]).view(dtype)
-            start = stop
-        return bins_bd - self._offset
-
-
-def _bytes_for(largest: int) -> int:
-    return next(size for size in (1, 2, 4, 8) if largest < 1 << (8 * size))

@@ -33,9 +33,9 @@ from pipeline.fit_codec import fit_codecs
 from pipeline.fitting import Fitted, column_options
 from pipeline.locate import check_output
 from pipeline.lock import is_vacant, locked
+from pipeline.packed import PackedRows
 from pipeline.progress import Board, EpochProgress
 from pipeline.promise import BOTH, CORRECTIONS, Errors
-from pipeline.rows import PackedRows
 from pipeline.sampling import held_out
 from pipeline.storage import Location
 from pipeline.training_data import PACKED_TOGETHER, PackUnits, epoch_plan, held_out_fraction

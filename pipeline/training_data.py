@@ -21,7 +21,8 @@ from pipeline.bundle import schema_from_text
 from pipeline.config import Optimization
 from pipeline.dataset import WorkUnit, read_unit
 from pipeline.errors import DatasetError
-from pipeline.rows import PackedRows, RowTransform
+from pipeline.packed import PackedRows
+from pipeline.rows import RowTransform
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
 from pipeline.storage import Location
 

@@ -22,17 +22,20 @@ from torch import Tensor, nn
 
 from pipeline.checkpoints import LoopState, load_checkpoint, save_checkpoint
 from pipeline.config import Optimization
-from pipeline.rows import PackedRows
+from pipeline.packed import PackedRows
 from pipeline.training_data import EpochPlan, Packed, Shard, ShardRows
 from vae_model.config import NetworkConfig
 from vae_model.elbo import LossTerms, Objective, autocast, warm_up
 from vae_model.layout import FeatureLayout
 from vae_model.network import VAE
+from vae_model.training_step import TrainingStep
 from vae_model.weights import from_bytes, to_bytes
 
 ACTIVE_KL = 0.01
 """Mean KL in nats above which a latent counts as active."""
 _VALIDATION_ROWS = 4096
+_GPU_STEPS = 50
+"""Steps that a GPU takes before it is asked whether all was finite: asking waits until it has taken them."""
 
 
 @dataclass(frozen=True)
@@ -149,15 +152,18 @@ class TrainingRun:
         torch.manual_seed(settings.seed)
         self.rank, self.world, self.device = host.rank, host.world, host.device
         layout = FeatureLayout.from_json(settings.layout)
-        self.packing = PackedRows(layout)
+        self._unpack = PackedRows(layout).unpacker(self.device)
         self.vae = VAE(layout, NetworkConfig.from_json(settings.network)).to(self.device)
         self.best_weights = b""
         self.state = LoopState()
-        self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.options.learning_rate, fused=True)
+        self.model = host.wrap(self.vae)
+        self._noise = torch.Generator(device=self.device)
+        self.step = TrainingStep(
+            self.vae, self.options.learning_rate, self.options.clip_norm, self._noise, self.model, self._unpack
+        )
         with host.checkpoint() as folder:
             if folder is not None:
-                self.best_weights, self.state = load_checkpoint(folder, self.vae, self.optimizer)
-        self.model = host.wrap(self.vae)
+                self.best_weights, self.state = load_checkpoint(folder, self.vae, self.step.optimizer)
         self.rows = ShardRows(host.shard, settings.plan, settings.validate_on_training)
         self._checkpoint_time = time.monotonic()
 
@@ -210,41 +216,36 @@ class TrainingRun:
         ramp = min(1.0, 0.05 + progress * 50) if self.state.phase == 1 else 1.0
         return self.options.learning_rate * ramp * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
-    def _generator(self, purpose: int, epoch: int) -> torch.Generator:
-        generator = torch.Generator(device=self.device)
+    def _seed(self, purpose: int, epoch: int) -> int:
         words = np.random.SeedSequence([self.settings.seed, epoch, self.rank, purpose])
-        return generator.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+        return int(words.generate_state(1, np.uint64)[0] >> 1)
 
     def _train_epoch(self) -> Totals | None:
         self.model.train()
-        totals, generator = self._empty(), self._generator(0, self.state.epoch)
+        self._noise.manual_seed(self._seed(0, self.state.epoch))
+        totals = self._empty()
         steps, epochs = self.settings.plan.steps, self.phase_epochs(self.state.phase)
-        scale = 1.0 / self.vae.layout.n_symbols
-        for step, packed in enumerate(self.rows.epoch(self.state.epoch)):
-            position = self.state.phase_epoch * steps + step
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate(position / (epochs * steps))
-            self.optimizer.zero_grad(set_to_none=True)
-            with autocast(self.device):
-                terms: LossTerms = self.model(self._tensor(packed), self._objective(position), generator)
-            torch.autograd.backward(terms.loss * scale)
-            norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.options.clip_norm)
-            if not bool(torch.isfinite(norm)):
-                self._stop_non_finite(step, terms)
+        asks = _GPU_STEPS if self.device.type == "cuda" else 1
+        for step, packed in enumerate(self.rows.epoch(self.state.epoch), 1):
+            position = self.state.phase_epoch * steps + step - 1
+            rate = self._learning_rate(position / (epochs * steps))
+            terms = self.step(self._tensor(packed), self._objective(position), rate)
+            if (step % asks == 0 or step == steps) and bool(self.step.overflow):
+                self._stop_non_finite(step)
                 return None
-            self.optimizer.step()
             totals.add(terms, len(packed))
         return self._reduced(totals)
 
     @torch.no_grad()
     def _validate(self) -> Totals:
         self.model.eval()
-        totals, generator = self._empty(), self._generator(1, 0)
+        totals = self._empty()
+        generator = torch.Generator(device=self.device).manual_seed(self._seed(1, 0))
         objective = Objective(noise="gaussian" if self.state.phase == 1 else "uniform")
         if self.vae.config.autoencoder:
             objective = Objective(beta=0.0, noise="none")
         for start in range(0, len(self.rows.validation), _VALIDATION_ROWS):
-            bins_BD = self._tensor(self.rows.validation[start : start + _VALIDATION_ROWS])
+            bins_BD = self._unpack(self._tensor(self.rows.validation[start : start + _VALIDATION_ROWS]))
             with autocast(self.device):
                 terms = self.vae(bins_BD, objective, generator)
                 sigma_BZ = self.vae.encode(bins_BD).sigma_BZ
@@ -315,18 +316,18 @@ class TrainingRun:
             self.host.report(metrics, None)
             return
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(folder, self.vae, self.best_weights, self.optimizer, self.state)
+            save_checkpoint(folder, self.vae, self.best_weights, self.step.optimizer, self.state)
             self.host.report(metrics, folder)
 
-    def _stop_non_finite(self, step: int, terms: LossTerms) -> None:
+    def _stop_non_finite(self, step: int) -> None:
         """Names the columns whose likelihood is not finite, on whichever worker they are."""
-        bad_S = (~torch.isfinite(terms.log_prob_S)).double()
+        bad_S = self.step.overflow_S.double()
         if self.world > 1:
             torch.distributed.all_reduce(bad_S)
         spans = self.vae.layout.spans
         names = sorted({span.column for span, bad in zip(spans, bad_S.tolist(), strict=True) if bad})
         where = f"in column {', '.join(map(repr, names[:5]))}" if names else "in the gradient"
-        self._fail(f"the loss is not finite {where}", f"step {step}")
+        self._fail(f"the loss is not finite {where}", f"step {step - 1}")
 
     def _fail(self, what: str, step: str) -> None:
         """Says why training stops for good."""
@@ -338,7 +339,8 @@ class TrainingRun:
             self.host.fail(message)
 
     def _tensor(self, packed: Packed) -> Tensor:
-        return torch.from_numpy(self.packing.unpack(packed)).to(self.device)
+        rows = torch.from_numpy(packed)
+        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
     def _empty(self) -> Totals:
         return Totals.empty(self.vae.config.latent_dim, self.device)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import device_training
 from benchmarks.device import main, work
 
 
@@ -27,3 +28,13 @@ def test_is_every_stage_measured(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_is_the_work_of_a_product_counted() -> None:
     left, right = torch.ones(8, 16), torch.ones(16, 4)
     assert work(lambda: (left @ right).T) == (2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4))
+
+
+def test_is_training_measured_with_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "training.json"
+    words = ["--device", "cpu", "--rows", "400", "--batch", "50", "--out", str(out)]
+    assert device_training.main(words) == 0
+    found = json.loads(out.read_text())
+    assert [line["network"] for line in found] == ["sensors", "images"]
+    assert all(line["rows/s"] > 0 and 0 < line["% in kernels"] <= 100 for line in found)
+    assert "images" in capsys.readouterr().out

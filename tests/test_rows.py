@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.columns import ColumnOptions
 from pipeline.errors import DatasetError
-from pipeline.rows import PackedRows, RowTransform
+from pipeline.packed import PackedRows
+from pipeline.rows import RowTransform
 from tests.small import fit, one_batch
 from vae_model.layout import FeatureLayout, Span
 
@@ -50,6 +52,9 @@ def test_are_packed_symbols_unpacked_as_they_were(layout: FeatureLayout, rows: i
     assert packed.shape == (rows, packing.row_bytes)
     np.testing.assert_array_equal(packing.unpack(packed), bins)
     np.testing.assert_array_equal(packing.unpack(np.asfortranarray(packed)), bins)
+    if rows:
+        unpack = packing.unpacker(torch.device("cpu"))
+        np.testing.assert_array_equal(unpack(torch.from_numpy(packed)).numpy(), bins)
 
 
 @pytest.mark.parametrize(

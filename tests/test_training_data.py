@@ -20,7 +20,7 @@ from pipeline.bundle import schema_to_text
 from pipeline.config import Optimization
 from pipeline.dataset import open_dataset
 from pipeline.errors import DatasetError
-from pipeline.rows import PackedRows
+from pipeline.packed import PackedRows
 from pipeline.sampling import Priorities, held_out, priorities
 from pipeline.storage import Location
 from pipeline.training_data import EpochPlan, PackUnits, ShardRows, held_out_fraction

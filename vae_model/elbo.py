@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
@@ -91,6 +91,7 @@ class LossTerms:
         elbo: `reconstruction - kl`, a lower bound of log p(x) (Kingma & Welling 2014), to be maximized.
         kl_Z: `kl` by latent.
         log_prob_S: `reconstruction` by span.
+        kl_counted: `kl` as the loss counts it, free bits included: `loss` is β times it less `reconstruction`.
     """
 
     loss: Tensor
@@ -99,6 +100,11 @@ class LossTerms:
     elbo: Tensor
     kl_Z: Tensor
     log_prob_S: Tensor
+    kl_counted: Tensor
+
+    def detach(self) -> LossTerms:
+        """The terms without their gradients."""
+        return LossTerms(**{field.name: getattr(self, field.name).detach() for field in fields(self)})
 
     def bits_per_row(self) -> BitsPerRow:
         """The terms in bits, as Python floats."""
@@ -123,7 +129,7 @@ def loss_terms(log_prob_MBS: Tensor, kl_BZ: Tensor, objective: Objective) -> Los
     reconstruction, kl = log_prob_S.sum(), kl_Z.sum()
     counted = kl_Z.clamp(min=objective.free_bits).sum() if objective.free_bits > 0 else kl
     loss = objective.beta * counted - reconstruction
-    return LossTerms(loss, reconstruction, kl, reconstruction - kl, kl_Z, log_prob_S)
+    return LossTerms(loss, reconstruction, kl, reconstruction - kl, kl_Z, log_prob_S, counted)
 
 
 def kl_standard_normal(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:

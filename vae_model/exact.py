@@ -24,6 +24,8 @@ from vae_model.network import VAE
 
 VERSION = 1
 _ROWS = 128
+_GPU_NUMBERS = 2**25
+"""Numbers of a layer that a GPU computes at a time, at most: rows by the hundred would leave it idle."""
 
 
 class ExactDecoder:
@@ -78,9 +80,11 @@ class ExactDecoder:
             raise ValueError(f"beyond is {beyond}, must be 0 … {MOST_BEYOND}")
         if k_BZ.dtype != torch.int64 or k_BZ.shape[1:] != self._parts.limit_Z.shape:
             raise ValueError(f"latent indices are {k_BZ.dtype} of shape {list(k_BZ.shape)}")
-        single = k_BZ.device.type == "cpu" and _single_is_single()
+        on_cpu = k_BZ.device.type == "cpu"
+        rows = _ROWS if on_cpu else max(_ROWS, _GPU_NUMBERS // self._parts.widest)
+        single = on_cpu and _single_is_single()
         with torch.autocast(k_BZ.device.type, enabled=False):
-            chunks = [self._rows(part, beyond, multiply or torch.matmul, single) for part in torch.split(k_BZ, _ROWS)]
+            chunks = [self._rows(part, beyond, multiply or torch.matmul, single) for part in torch.split(k_BZ, rows)]
         columns = zip(*chunks, strict=True)
         pairs = [[torch.cat(parts) for parts in zip(*column, strict=True)] for column in columns]
         return [SpanParameters(span, *pairs[place]) for span, place in zip(self.spans, self._order, strict=True)]

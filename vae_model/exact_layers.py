@@ -90,6 +90,11 @@ class Tower:
         """R, the number of raw numbers."""
         return self.stages[-1].numbers
 
+    @property
+    def widest(self) -> int:
+        """Numbers a row that the widest stage has."""
+        return max(self.first.numbers, *(stage.widest for stage in self.stages))
+
     def save(self, store: Store, name: str) -> None:
         """Puts the tower into a store."""
         self.first.save(store, f"{name}.first")
@@ -238,6 +243,12 @@ class Parts(NamedTuple):
     outputs: list[Output]
     below: Tensor
     soft: Tensor
+
+    @property
+    def widest(self) -> int:
+        """Numbers a row that the widest layer has."""
+        layers = [affine for affine, _, _ in self.trunk] + [output.source for output in self.outputs]
+        return max(layer.widest for layer in ([] if self.neck is None else [self.neck]) + layers)
 
     def save(self) -> Store:
         """Everything, in a store."""

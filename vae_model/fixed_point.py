@@ -197,6 +197,11 @@ class Affine:
             total = total.to(torch.float64)
         return rescale_(total, self.shift, self.limit)
 
+    @property
+    def widest(self) -> int:
+        """Numbers a row that it computes on the way: of an image, every tap of every pixel."""
+        return self.numbers if self.sides is None else 16 * self.outputs * self.sides[0] * self.sides[1]
+
     def save(self, store: Store, name: str) -> None:
         """Puts the layer into a store."""
         store.put(f"{name}.weight", self.weight_OI)

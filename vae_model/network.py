@@ -217,7 +217,8 @@ class VAE(nn.Module):
             gaussian_BZ = kl_standard_normal(mu_BZ, logvar_BZ)
             kl_BZ = torch.where(step_Z > 0, kl_uniform(rounded_BZ, grid_Z), gaussian_BZ)
         elif objective.noise == "uniform":
-            if bool((self.latent_active_Z & (step_Z <= 0)).any()):
+            recorded = step_Z.is_cuda and torch.cuda.is_current_stream_capturing()
+            if not recorded and bool((self.latent_active_Z & (step_Z <= 0)).any()):
                 raise ValueError("uniform noise needs a latent grid; call set_latent_grid first")
             uniform_MBZ = draw_uniform((objective.mc_samples, *mu_BZ.shape), mu_BZ, generator)
             z_MBZ = mu_BZ + (uniform_MBZ - 0.5) * step_Z
