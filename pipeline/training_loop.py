@@ -33,7 +33,7 @@ from vae_model.weights import from_bytes, to_bytes
 
 ACTIVE_KL = 0.01
 """Mean KL in nats above which a latent counts as active."""
-_VALIDATION_ROWS = 4096
+_VALIDATION_ROWS, _GPU_VALIDATION_ROWS = 4096, 16_384
 _GPU_STEPS = 50
 """Steps that a GPU takes before it is asked whether all was finite: asking waits until it has taken them."""
 
@@ -223,32 +223,37 @@ class TrainingRun:
     def _train_epoch(self) -> Totals | None:
         self.model.train()
         self._noise.manual_seed(self._seed(0, self.state.epoch))
-        totals = self._empty()
+        self.step.restart()
         steps, epochs = self.settings.plan.steps, self.phase_epochs(self.state.phase)
         asks = _GPU_STEPS if self.device.type == "cuda" else 1
         for step, packed in enumerate(self.rows.epoch(self.state.epoch), 1):
             position = self.state.phase_epoch * steps + step - 1
             rate = self._learning_rate(position / (epochs * steps))
-            terms = self.step(self._tensor(packed), self._objective(position), rate)
+            self.step(self._tensor(packed), self._objective(position), rate)
             if (step % asks == 0 or step == steps) and bool(self.step.overflow):
                 self._stop_non_finite(step)
                 return None
-            totals.add(terms, len(packed))
+        totals, batch = self._empty(), self.settings.plan.local_batch
+        totals.rows += steps * batch
+        totals.reconstruction += batch * self.step.reconstruction
+        totals.kl_Z += batch * self.step.kl_Z
         return self._reduced(totals)
 
     @torch.no_grad()
-    def _validate(self) -> Totals:
+    def _validate(self, spread: bool = False) -> Totals:
+        """Sums over the held-out rows; those of the posterior's deviations only if `spread`."""
         self.model.eval()
         totals = self._empty()
         generator = torch.Generator(device=self.device).manual_seed(self._seed(1, 0))
         objective = Objective(noise="gaussian" if self.state.phase == 1 else "uniform")
         if self.vae.config.autoencoder:
             objective = Objective(beta=0.0, noise="none")
-        for start in range(0, len(self.rows.validation), _VALIDATION_ROWS):
-            bins_BD = self._unpack(self._tensor(self.rows.validation[start : start + _VALIDATION_ROWS]))
+        rows = _GPU_VALIDATION_ROWS if self.device.type == "cuda" else _VALIDATION_ROWS
+        for start in range(0, len(self.rows.validation), rows):
+            bins_BD = self._unpack(self._tensor(self.rows.validation[start : start + rows]))
             with autocast(self.device):
                 terms = self.vae(bins_BD, objective, generator)
-                sigma_BZ = self.vae.encode(bins_BD).sigma_BZ
+                sigma_BZ = self.vae.encode(bins_BD).sigma_BZ if spread else None
             totals.add(terms, len(bins_BD), sigma_BZ)
         return self._reduced(totals)
 
@@ -268,7 +273,7 @@ class TrainingRun:
             return
         self.vae.load_state_dict(from_bytes(self.best_weights).state_dict())
         if state.phase == 1 and self._rounds:
-            best = self._validate()
+            best = self._validate(spread=True)
             self.vae.set_latent_grid((best.sigma_Z / best.rows).float(), (best.kl_Z / best.rows).float())
         if state.phase == self.phases:
             state.done = True

@@ -38,6 +38,8 @@ class TrainingStep:
         optimizer: The optimizer.
         overflow: Whether a gradient was not finite so far, shape (), bool, on the device.
         overflow_S: Which spans had a likelihood that was not finite so far, bool, on the device.
+        reconstruction: Sum of the batches' mean reconstruction terms since `restart`, nats, float64, on the device.
+        kl_Z: The same sum of the KL by latent.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class TrainingStep:
         self._beta = torch.ones((), device=self._device)
         self.overflow = torch.zeros((), dtype=torch.bool, device=self._device)
         self.overflow_S = torch.zeros(len(vae.layout.spans), dtype=torch.bool, device=self._device)
+        sums = torch.zeros(1 + vae.config.latent_dim, dtype=torch.float64, device=self._device)
+        self.reconstruction, self.kl_Z = sums[:1], sums[1:]
         self._seen: dict[_Key, int] = {}
         self._recorded: dict[_Key, _Recording] = {}
 
@@ -90,6 +94,11 @@ class TrainingStep:
             self._recorded[key] = _Recording(lambda fixed: self._take(fixed, key[1]), rows, self._generator)
         return self._recorded[key].replay(rows)
 
+    def restart(self) -> None:
+        """Begins new sums."""
+        self.reconstruction.zero_()
+        self.kl_Z.zero_()
+
     def _take(self, rows: Tensor, objective: Objective) -> LossTerms:
         self.optimizer.zero_grad(set_to_none=True)
         bins_BD = rows if self._prepare is None else self._prepare(rows)
@@ -99,11 +108,14 @@ class TrainingStep:
         torch.autograd.backward(loss / self._vae.layout.n_symbols)
         norm = torch.nn.utils.clip_grad_norm_(self._vae.parameters(), self._clip_norm)
         overflow = ~torch.isfinite(norm.detach())
-        self.overflow |= overflow
-        self.overflow_S |= ~torch.isfinite(terms.log_prob_S.detach())
         self.optimizer.found_inf = overflow.float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        return terms.detach()
+        terms = terms.detach()
+        self.overflow |= overflow
+        self.overflow_S |= ~torch.isfinite(terms.log_prob_S)
+        self.reconstruction += terms.reconstruction
+        self.kl_Z += terms.kl_Z
+        return terms
 
     def _aside(self, rows: Tensor, objective: Objective) -> LossTerms:
         """A step on another stream, as one must be taken before the first is recorded."""
