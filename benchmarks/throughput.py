@@ -1,13 +1,14 @@
 """How fast train, encode and decode are, beside bare loops, a pipeline written by hand, pcodec and zstd.
 
 usage: python -m benchmarks.throughput NAME=FILE.parquet[*COPIES] … [--sensors ROWS] [--repeats N] [--threads N]
-       [--set KEY=VALUE] … --out FOLDER
+       [--cpus N] [--set KEY=VALUE] … --out FOLDER
 
 Each dataset is cut into files of about the same size (or copied whole, `*10`), so that the rate after the first file,
 past start-up, can be told from the times at which files were finished. Every yardstick runs beside its stage in the
 same round, in turn: `benchmarks.bare` (one process, no Ray, nothing written), `benchmarks.by_hand` (Ray Data alone),
-pcodec and Parquet with zstd (in memory, from Arrow; one thread). All have the same number of threads, on so many CPUs:
-`encode`, `decode` and the pipeline by hand as workers of one thread each, `train` and the bare loops in one process.
+pcodec and Parquet with zstd (in memory, from Arrow; one thread). All compute in the same number of threads: `encode`,
+`decode` and the pipeline by hand as workers of one thread each, `train` and the bare loops in one process. All run on
+`--cpus` CPUs; where there are no more than threads, Ray's servers and what reads and writes take theirs from the network.
 
 A result a dataset, round and contestant is kept in FOLDER; started again, what is there is not measured again. The
 table gives medians over the rounds and, for ratios, the median of the rounds' ratios.
@@ -85,7 +86,8 @@ class Bench:
 
     def _train(self) -> dict[str, Any]:
         model = self._fresh("trained")
-        run = self._watched("train", self._data, "--model", model, "--epochs", EPOCHS, *self._settings)
+        words = ("--model", model, "--epochs", EPOCHS, "--effort", "fast", *self._settings)
+        run = self._watched("train", self._data, *words)
         history = json.loads((model / "bundle.json").read_text())["training"]["history"]
         return {"rows_per_second": statistics.median(entry["rows_per_second"] for entry in history[1:]), **run}
 
@@ -251,12 +253,15 @@ def main() -> int:
         "--sensors", type=int, default=0, metavar="ROWS", help="a generated table of sensor readings, too"
     )
     parser.add_argument("--repeats", type=int, default=5, metavar="N")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads, and CPUs to run on")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads of every contestant")
+    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs to run on; default: as many as threads")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `parvae train`")
     parser.add_argument("--only", action="append", choices=CONTESTANTS, help="default: all")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # inherited by all that is started
+    os.sched_setaffinity(
+        0, sorted(os.sched_getaffinity(0))[: options.cpus or options.threads]
+    )  # inherited by all that is started
     sources = [prepare(word, options.out) for word in options.data]
     if options.sensors:
         folder = options.out / "sensors" / "data"

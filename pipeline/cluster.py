@@ -161,6 +161,7 @@ def _pool(items: list[str], content: dict[str, Any], cluster: Cluster, workers: 
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a unit may take hours: choosing coders is one
+    context.memory_usage_poll_interval_s = None  # every look walks through all of a worker's pages
     handle = ray.put(content)
     dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
     with warnings.catch_warnings():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord, fingerprint
 from pipeline.progress import Progress
+from pipeline.readahead import write_behind
 from pipeline.storage import Location
 
 LOG = logging.getLogger(__name__)
@@ -196,33 +198,28 @@ class FileDecoder:
         return {"path": item["path"], "rows": rows, "bytes": size, "seconds": round(time.monotonic() - started, 3)}
 
     def _write(self, path: str, records: list[PartRecord], groups: list[int]) -> int:
-        writer: pq.ParquetWriter | None = None
-        rows = 0
-        try:
+        with contextlib.ExitStack() as stack:
+            regroup: _Regroup | None = None
+            rows = 0
             for record in records:
                 location = self._archive.join("parts", record.name)
                 with PartReader(location, record, self._form, self._whole) as part:
-                    if writer is None:
-                        schema = self._decoder.schema_of(part)
-                        # list elements keep their names, which Parquet's newer rules would make "element"
-                        writer = pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False)
-                        regroup = _Regroup(writer, schema, groups)
+                    if regroup is None:
+                        regroup = stack.enter_context(_Regroup(path, self._decoder.schema_of(part), groups))
+                        later = stack.enter_context(write_behind())
                     for batch in self._decoder.batches(part):
-                        regroup.add(batch)
+                        later(regroup.add, batch)
                         rows += batch.num_rows
-            if writer is not None:
-                regroup.finish()
-        finally:
-            if writer is not None:
-                writer.close()
         return rows
 
 
 class _Regroup:
-    """Writes batches as row groups of given sizes."""
+    """Writes batches to a file as row groups of given sizes; a context manager, which closes the file."""
 
-    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema, sizes: Sequence[int]) -> None:
-        self._writer, self._schema = writer, schema
+    def __init__(self, path: str, schema: pa.Schema, sizes: Sequence[int]) -> None:
+        # list elements keep their names, which Parquet's newer rules would make "element"
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_compliant_nested_type=False)
+        self._schema = schema
         self._sizes = [size for size in sizes if size]
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
@@ -238,10 +235,16 @@ class _Regroup:
             self._waiting = table.slice(size).to_batches()
             self._rows -= size
 
-    def finish(self) -> None:
-        """Writes what is left (nothing, unless sizes and rows disagree)."""
-        if self._rows:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Writes what is left (nothing, unless sizes and rows disagree or nothing more will come), and the footer."""
+        try:
+            if self._rows and kind is None:
+                self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
+        finally:
+            self._writer.close()
 
 
 def run_fingerprint(archive: Archive, columns: Sequence[str] | None) -> str:

@@ -21,10 +21,10 @@ from pipeline.errors import DatasetError, InputError, JobError
 from pipeline.lock import OutputLock, locked
 from pipeline.machine import one_thread
 from pipeline.model import ArchiveModel
-from pipeline.parts import PartFormat, PartWriter, record_of
+from pipeline.parts import Latents, PartFormat, PartWriter, record_of
 from pipeline.plan import PartRecord, Plan, part_name
 from pipeline.progress import Progress
-from pipeline.readahead import read_ahead
+from pipeline.readahead import read_ahead, write_behind
 from pipeline.request import QUARANTINE, EncodeOptions, check_request
 from pipeline.rows import Exceptions
 from pipeline.storage import Location
@@ -207,14 +207,15 @@ class UnitEncoder:
         schema = read_file_schema(self._root.join(unit.path))
         writer = PartWriter(path, self._form, schema, self._model.shape, unit)
         bits = None
-        with contextlib.closing(writer):
+        with contextlib.closing(writer), write_behind() as later:
             for batch in read_ahead(read_blocks(self._root, unit, self._form.plan.block_rows), depth=1):
                 if bits is None and not self._form.plan.guaranteed:
                     bits = sample_bits(self._model.bundle, batch)
-                self._write(writer, batch)
+                later(writer.write, batch, *self._encoded(batch))
         return bits
 
-    def _write(self, writer: PartWriter, batch: pa.RecordBatch) -> None:
+    def _encoded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
+        """What is written of a block beside its rows: plain columns, latents, and what the cell holds."""
         plan, model = self._form.plan, self._model
         latents = None
         exceptions: Exceptions = {}
@@ -222,8 +223,7 @@ class UnitEncoder:
             bins, exceptions = model.bundle.rows.from_batch(batch)
             latents = model.bundle.to_latents(bins)
         if not plan.guaranteed:
-            writer.write(batch, {}, latents, BlockCell(exceptions=exceptions))
-            return
+            return {}, latents, BlockCell(exceptions=exceptions)
         with one_thread():
             block = model.codec.encode_block(batch, latents)
-        writer.write(batch, block.plain, latents, BlockCell(block.cell))
+        return block.plain, latents, BlockCell(block.cell)

@@ -1,11 +1,13 @@
-"""Reading ahead in a thread, so that input overlaps with computing inside one process."""
+"""Reading ahead and writing behind in threads, so that both overlap with computing inside one process."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
@@ -57,3 +59,23 @@ def read_ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
     finally:
         stop.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def write_behind() -> Iterator[Callable[..., None]]:
+    """Gives a function that has a thread of its own make a call, one after the other in the order they came in.
+
+    A call waits until the one before has ended. What a call raises is raised by the next one, or at the end.
+    """
+    with ThreadPoolExecutor(1, "write-behind") as pool:
+        last: Future[Any] | None = None
+
+        def later(function: Callable[..., Any], *arguments: Any) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = pool.submit(function, *arguments)
+
+        yield later
+        if last is not None:
+            last.result()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.readahead import read_ahead
+from pipeline.readahead import read_ahead, write_behind
 
 
 def threads() -> int:
@@ -75,3 +75,65 @@ def test_is_nothing_read_before_the_first_item_is_asked_for() -> None:
     stream = read_ahead(made.append(i) for i in range(3))
     assert made == []
     assert list(stream) == [None] * 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_are_calls_made_in_order_and_to_the_last(count: int) -> None:
+    made: list[int] = []
+    with write_behind() as later:
+        for number in range(count):
+            later(made.append, number)
+    assert made == list(range(count))
+    assert not any(thread.name.startswith("write-behind") for thread in threading.enumerate())
+
+
+def test_does_no_more_than_one_call_wait() -> None:
+    begun: list[int] = []
+    go = threading.Semaphore(0)
+
+    def call(number: int) -> None:
+        begun.append(number)
+        go.acquire()
+
+    with write_behind() as later:
+        later(call, 0)
+        threading.Timer(0.2, go.release).start()
+        later(call, 1)  # returns once the first has ended
+        assert begun[0] == 0
+        go.release()
+    assert begun == [0, 1]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_is_an_error_of_a_call_raised(more: int) -> None:
+    made: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("no room")
+
+    def run() -> None:
+        with write_behind() as later:
+            later(fail)
+            for _ in range(more):
+                later(made.append, 1)
+
+    with pytest.raises(RuntimeError, match="no room"):
+        run()
+    assert made == []
+
+
+def test_does_an_error_in_between_wait_for_the_call() -> None:
+    made: list[int] = []
+
+    def slow() -> None:
+        time.sleep(0.2)
+        made.append(1)
+
+    def run() -> None:
+        with write_behind() as later:
+            later(slow)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run()
+    assert made == [1]

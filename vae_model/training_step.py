@@ -110,7 +110,7 @@ class TrainingStep:
         overflow = ~torch.isfinite(norm.detach())
         self.optimizer.found_inf = overflow.float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        terms = terms.detach()
+        terms = replace(terms, loss=loss).detach()
         self.overflow |= overflow
         self.overflow_S |= ~torch.isfinite(terms.log_prob_S)
         self.reconstruction += terms.reconstruction
@@ -119,7 +119,7 @@ class TrainingStep:
 
     def _aside(self, rows: Tensor, objective: Objective) -> LossTerms:
         """A step on another stream, as one must be taken before the first is recorded."""
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             terms = self._take(rows, objective)
