@@ -8,7 +8,7 @@ past start-up, can be told from the times at which files were finished. Every ya
 same round, in turn: `benchmarks.bare` (one process, no Ray, nothing written), `benchmarks.by_hand` (Ray Data alone),
 pcodec and Parquet with zstd (in memory, from Arrow; one thread). All compute in the same number of threads: `encode`,
 `decode` and the pipeline by hand as workers of one thread each, `train` and the bare loops in one process. All run on
-`--cpus` CPUs; where there are no more than threads, Ray's servers and what reads and writes take theirs from the network.
+`--cpus` CPUs; if those are no more than threads, Ray's servers and what reads and writes take theirs from the network.
 
 A result a dataset, round and contestant is kept in FOLDER; started again, what is there is not measured again. The
 table gives medians over the rounds and, for ratios, the median of the rounds' ratios.
@@ -37,7 +37,6 @@ from jobs.inspect import format_table
 from pipeline.archive import PARTS_FOLDER
 
 FILES = 8
-EPOCHS = 2
 CONTESTANTS = (
     *("train", "train bare"),
     *("encode latents", "encode latents bare", "encode latents by hand"),
@@ -62,11 +61,12 @@ class Bench:
         data: Its files.
         folder: Where models and archives lie.
         threads: Threads of every contestant.
+        epochs: Epochs of training; if there is one, it counts, else those after the first.
         settings: `--set` of `parvae train`.
     """
 
-    def __init__(self, name: str, data: Path, folder: Path, threads: int, settings: list[str]) -> None:
-        self.name, self._data, self._folder, self._threads = name, data, folder, threads
+    def __init__(self, name: str, data: Path, folder: Path, threads: int, epochs: int, settings: list[str]) -> None:
+        self.name, self._data, self._folder, self._threads, self._epochs = name, data, folder, threads, epochs
         self._settings = [word for setting in settings for word in ("--set", setting)]
         self.rows = sum(pq.read_metadata(path).num_rows for path in data.rglob("*.parquet"))
         self.bytes = sum(table.nbytes for table in self._tables())
@@ -75,7 +75,7 @@ class Bench:
         """Measures one contestant once."""
         stage, _, how = contestant.partition(" ")
         if stage == "train":
-            return self._bare("train", self._data, "--set", f"training.epochs={EPOCHS}") if how else self._train()
+            return self._bare("train", self._data, "--set", f"training.epochs={self._epochs}") if how else self._train()
         if stage in ("pcodec", "zstd"):
             return self._general(contestant)
         if how == "latents by hand":
@@ -86,10 +86,15 @@ class Bench:
 
     def _train(self) -> dict[str, Any]:
         model = self._fresh("trained")
-        words = ("--model", model, "--epochs", EPOCHS, "--effort", "fast", *self._settings)
+        words = ("--model", model, "--epochs", self._epochs, "--effort", "fast", *self._settings)
         run = self._watched("train", self._data, *words)
         history = json.loads((model / "bundle.json").read_text())["training"]["history"]
-        return {"rows_per_second": statistics.median(entry["rows_per_second"] for entry in history[1:]), **run}
+        return {
+            "rows_per_second": statistics.median(
+                entry["rows_per_second"] for entry in history[min(1, self._epochs - 1) :]
+            ),
+            **run,
+        }
 
     def _encode(self, how: str) -> dict[str, Any]:
         kind = "latents" if how.startswith("latents") else "fast" if how == "fast" else "corrections"
@@ -131,7 +136,7 @@ class Bench:
         """A model, trained once for all contestants."""
         model = self._folder / "model"
         if not (model / "bundle.json").exists():
-            words = [str(self._data), "--model", str(model), "--epochs", str(EPOCHS), *self._settings]
+            words = [str(self._data), "--model", str(model), "--epochs", str(self._epochs), *self._settings]
             subprocess.run([sys.executable, "-m", "jobs.train", *words], check=True, stdout=subprocess.DEVNULL)
         return model
 
@@ -256,6 +261,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads of every contestant")
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs to run on; default: as many as threads")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in `parvae train`")
+    parser.add_argument(
+        "--epochs", type=int, default=2, metavar="N", help="of training; the first counts only if alone"
+    )
     parser.add_argument("--only", action="append", choices=CONTESTANTS, help="default: all")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
@@ -270,7 +278,7 @@ def main() -> int:
             pass
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for name, data in sources:
-        bench = Bench(name, data, options.out / name, options.threads, options.set)
+        bench = Bench(name, data, options.out / name, options.threads, options.epochs, options.set)
         for number in range(options.repeats):
             for contestant in options.only or CONTESTANTS:
                 place = options.out / name / "results" / f"{contestant.replace(' ', '-')}-{number}.json"

@@ -33,7 +33,7 @@ def test_is_a_dataset_cut_or_copied(source: Path, tmp_path: Path) -> None:
         back = pa.concat_tables([pq.read_table(path) for path in files])
         assert back.num_rows == rows
         assert back.slice(0, 1000).equals(whole)
-        bench = Bench(name, data, tmp_path / "work" / name, 1, [])
+        bench = Bench(name, data, tmp_path / "work" / name, 1, 2, [])
         assert bench.rows == rows
         for tool in ("pcodec", "zstd"):
             found = bench.run(tool)
