@@ -16,7 +16,7 @@ WORSE = 1.25
 """A file costs clearly more when its rows need more than so many times the archive's bits, …"""
 _LEAST_BYTES = 2048
 """… and when that comes to more bytes than the headers of a small part."""
-SAMPLE_ROWS = 1024
+SAMPLE_ROWS = 256
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ Bins are positioned in float64 (an integer column may have 10^15 bins) and hande
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from vae_model.layout import FeatureLayout, Span
 FAR = 1e30
 """Distance that stands for an infinite one: any logistic is saturated there, and it is still a float32."""
 _LARGEST = float(2**63 - 1024)
+_MOST_ENTRIES = 2**20
+_TABLES = ("position_T", "y_T", "below_T", "above_T", "width_T")
 
 
 def warp(u: Tensor, knee: Tensor | float) -> Tensor:
@@ -79,10 +82,61 @@ class Cells(NamedTuple):
     width_BN: Tensor
 
 
+class Axis(NamedTuple):
+    """Where bins lie, by formula; the fields broadcast against them.
+
+    Attributes:
+        step: Width of a bin, standardized, float64.
+        shift: Position of bin 0, standardized, float64.
+        knee: Where the bend to a logarithm begins, float64.
+        last: Number of the last bin.
+        linear: Whether nothing is bent.
+    """
+
+    step: Tensor
+    shift: Tensor
+    knee: Tensor
+    last: Tensor
+    linear: bool
+
+    def warp(self, u: Tensor) -> Tensor:
+        """`warp` at the knees, if there are any."""
+        return u if self.linear else warp(u, self.knee)
+
+    def positions(self, bins: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `OrdinalGrid.positions`."""
+        u = bins.to(torch.float64) * self.step + self.shift
+        return self.warp(u).masked_fill_(bins < 0, 0.0).to(dtype)
+
+    def cells(self, bins: Tensor, dtype: torch.dtype, beyond: Tensor | None) -> Cells:
+        """See `OrdinalGrid.cells`."""
+        u = bins.to(torch.float64) * self.step + self.shift
+        if beyond is not None:
+            u = u + beyond
+        half = self.step / 2
+        y = self.warp(u).to(dtype)
+        lower, upper = self.warp(u - half), self.warp(u + half)
+        if self.linear:
+            width = self.step.to(dtype).expand_as(y).clone()
+        else:
+            inner = u.abs() - half
+            bent = self.knee * torch.log1p(self.step / torch.maximum(inner, self.knee))
+            width = torch.where(inner >= self.knee, bent, upper - lower).to(dtype)
+        below, above = (lower - y).to(dtype), (upper - y).to(dtype)
+        first, last = bins <= 0, bins >= self.last
+        if beyond is not None:  # on a grid of one bin, the first is the last
+            first, last = first & (beyond <= 0), last & (beyond >= 0)
+        below.masked_fill_(first, -FAR)
+        above.masked_fill_(last, FAR)
+        width.masked_fill_(first | last, FAR)
+        return Cells(y, below, above, width)
+
+
 class OrdinalGrid(nn.Module):
     """The bins of N ordinal symbols and their positions y = warp(bin·step + shift).
 
-    The buffers stay float64 whatever dtype the module is cast to, and are not saved: the layout has them.
+    The buffers keep their types whatever dtype the module is cast to, and are not saved: the layout has them. Where
+    the symbols' bins are few, what is asked for in float32 is looked up; symbols that lie alike share their entries.
 
     Args:
         spans: The ordinal spans whose symbols stand side by side.
@@ -92,6 +146,7 @@ class OrdinalGrid(nn.Module):
     shift_N: Tensor
     knee_N: Tensor
     last_N: Tensor
+    entry_N: Tensor
 
     def __init__(self, spans: Sequence[Span]) -> None:
         super().__init__()
@@ -109,6 +164,31 @@ class OrdinalGrid(nn.Module):
         for name, values in (("step_N", step), ("shift_N", shift), ("knee_N", knee)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
         self.register_buffer("last_N", torch.tensor(last, dtype=torch.int64), persistent=False)
+        self._tabulate(list(zip(step, shift, knee, last, strict=True)))
+
+    def _tabulate(self, symbols: list[tuple[float, float, float, int]]) -> None:
+        """Makes the tables, one entry a bin and one before them for absent symbols, unless they would be large."""
+        kinds = dict.fromkeys(symbols)
+        sizes = [last + 2 for _, _, _, last in kinds]
+        self._tables = 0 < sum(sizes) <= _MOST_ENTRIES
+        if not self._tables:
+            return
+        ends = dict(zip(kinds, itertools.accumulate(sizes), strict=True))
+        entries = [ends[symbol] - symbol[3] - 1 for symbol in symbols]  # of bin 0
+        self.register_buffer("entry_N", torch.tensor(entries), persistent=False)
+        counts = torch.tensor(sizes)
+        columns = (torch.tensor(part, dtype=torch.float64) for part in list(zip(*kinds, strict=True))[:3])
+        step, shift, knee = (column.repeat_interleave(counts) for column in columns)
+        axis = Axis(step, shift, knee, (counts - 2).repeat_interleave(counts), self._linear)
+        bins = torch.cat([torch.arange(-1, size - 1) for size in sizes])
+        tables = (axis.positions(bins, torch.float32), *axis.cells(bins, torch.float32, None))
+        for name, table in zip(_TABLES, tables, strict=True):
+            self.register_buffer(name, table, persistent=False)
+
+    def _look_up(self, bins_BN: Tensor, *names: str) -> Iterator[Tensor]:
+        entries = (bins_BN + self.entry_N).flatten()  # `index_select` is the quickest of four ways to look up
+        tables = (self.get_buffer(name) for name in names)
+        return (table.index_select(0, entries).view(bins_BN.shape) for table in tables)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OrdinalGrid:
         exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
@@ -119,13 +199,15 @@ class OrdinalGrid(nn.Module):
                 self._buffers[name] = buffer.to(moved.device)
         return self
 
-    def _warp(self, u_BN: Tensor) -> Tensor:
-        return u_BN if self._linear else warp(u_BN, self.knee_N)
+    @property
+    def _axis(self) -> Axis:
+        return Axis(self.step_N, self.shift_N, self.knee_N, self.last_N, self._linear)
 
     def positions(self, bins_BN: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """y_BN in `dtype`, 0 where the symbol is absent."""
-        u_BN = bins_BN.to(torch.float64) * self.step_N + self.shift_N
-        return self._warp(u_BN).masked_fill_(bins_BN < 0, 0.0).to(dtype)
+        if self._tables and dtype == torch.float32:
+            return next(self._look_up(bins_BN, _TABLES[0]))
+        return self._axis.positions(bins_BN, dtype)
 
     def cells(self, bins_BN: Tensor, dtype: torch.dtype = torch.float32, beyond_BN: Tensor | None = None) -> Cells:
         """The cells of bins, in `dtype`; those of absent symbols are finite and mean nothing.
@@ -136,26 +218,9 @@ class OrdinalGrid(nn.Module):
             beyond_BN: How far values lie outside of the grid, in standardized units: above 0 beyond the last bin,
                 below 0 before the first, 0 inside. The cell of such a value is the whole tail from there on.
         """
-        u_BN = bins_BN.to(torch.float64) * self.step_N + self.shift_N
-        if beyond_BN is not None:
-            u_BN = u_BN + beyond_BN
-        half_N = self.step_N / 2
-        y_BN = self._warp(u_BN).to(dtype)
-        lower_BN, upper_BN = self._warp(u_BN - half_N), self._warp(u_BN + half_N)
-        if self._linear:
-            width_BN = self.step_N.to(dtype).expand_as(y_BN).clone()
-        else:
-            inner_BN = u_BN.abs() - half_N
-            bent_BN = self.knee_N * torch.log1p(self.step_N / torch.maximum(inner_BN, self.knee_N))
-            width_BN = torch.where(inner_BN >= self.knee_N, bent_BN, upper_BN - lower_BN).to(dtype)
-        below_BN, above_BN = (lower_BN - y_BN).to(dtype), (upper_BN - y_BN).to(dtype)
-        first_BN, last_BN = bins_BN <= 0, bins_BN >= self.last_N
-        if beyond_BN is not None:  # on a grid of one bin, the first is the last
-            first_BN, last_BN = first_BN & (beyond_BN <= 0), last_BN & (beyond_BN >= 0)
-        below_BN.masked_fill_(first_BN, -FAR)
-        above_BN.masked_fill_(last_BN, FAR)
-        width_BN.masked_fill_(first_BN | last_BN, FAR)
-        return Cells(y_BN, below_BN, above_BN, width_BN)
+        if self._tables and dtype == torch.float32 and beyond_BN is None:
+            return Cells(*self._look_up(bins_BN, *_TABLES[1:]))
+        return self._axis.cells(bins_BN, dtype, beyond_BN)
 
     def narrowest(self) -> Tensor:
         """The smallest width that a bin of each symbol has after warping, float64, shape N."""

@@ -94,8 +94,10 @@ class IntGrid(Grid):
 
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
         """The bin of each value; values outside are clipped."""
-        clipped = np.clip(values, values.dtype.type(self.low), values.dtype.type(self.high))
-        offsets = clipped.view(np.uint64) - np.uint64(self.low % 2**64)
+        low, high = values.dtype.type(self.low), values.dtype.type(self.high)
+        if values.size and (values.min() < low or values.max() > high):
+            values = np.clip(values, low, high)
+        offsets = values.view(np.uint64) - np.uint64(self.low % 2**64)
         if self.width > 1:
             offsets //= np.uint64(self.width)
         return offsets.view(np.int64)

@@ -47,6 +47,41 @@ def test_the_nearest_bin_of_a_bin_center_is_the_bin(bins, log_step, shift, knee,
     assert abs(int(grid.nearest(y)) - int(chosen)) <= 1e-7 * bins
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), bent=st.booleans())
+def test_is_what_is_looked_up_what_the_formulas_say(data, bent):
+    spans = []
+    for number in range(data.draw(st.integers(1, 4))):
+        width, bins = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 300))
+        step, shift = 10 ** data.draw(st.floats(-4, 1)), data.draw(st.sampled_from([-3.0, 0.0, 0.7]))
+        knee = data.draw(st.sampled_from([None, 0.5, 2.0])) if bent else None
+        spans.append(Span(f"c{number}", "value", "ordinal", 0, width, bins, (step,), (shift,), knee))
+    layout = FeatureLayout.assemble(spans)
+    grid = OrdinalGrid(layout.spans)
+    last = torch.tensor([span.bins - 1 for span in layout.spans for _ in range(span.width)])
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+    inner = (torch.rand(5, len(last), generator=rng) * (last + 1)).long()
+    bins = torch.cat([torch.full_like(last, -1)[None], torch.zeros_like(last)[None], last[None], inner])
+    assert grid._tables
+    looked_up = [grid.positions(bins), *grid.cells(bins)]
+    grid._tables = False
+    for found, expected in zip(looked_up, [grid.positions(bins), *grid.cells(bins)], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_are_bins_without_number_not_tabulated():
+    grid = OrdinalGrid([Span("c", "value", "ordinal", 0, 1, 2**40, (1e-9,), (0.0,))])
+    assert not grid._tables
+    assert float(grid.positions(torch.tensor([[2**39]]))) == pytest.approx(2**39 * 1e-9)
+
+
+def test_do_elements_that_lie_alike_share_their_entries():
+    grid = OrdinalGrid([Span("i", "value", "ordinal", 0, 784, 256, (0.01,), (-1.0,))])
+    assert len(grid.get_buffer("position_T")) == 257
+    wide = OrdinalGrid([Span("v", "value", "ordinal", 0, 3, 4, (0.1, 0.2, 0.1), (0.0,))])
+    assert len(wide.get_buffer("position_T")) == 10
+
+
 def test_nearest_is_valid_for_any_number():
     grid = OrdinalGrid([Span("c", "value", "ordinal", 0, 1, 2**62, (1e-3,), (0.0,), 3.0)])
     wild = torch.tensor([[float("nan")], [float("inf")], [-float("inf")], [1e38], [-1e38]])
