@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.dataset import Dataset, WorkUnit, read_unit
 from pipeline.storage import Location
 
+_T = TypeVar("_T")
 CODED_BLOCK_ROWS = 1 << 19
 CODED_BLOCK_BYTES = 32 << 20
 """A block that a codec codes at once has at most so many rows, and about so many bytes in memory."""
@@ -45,6 +46,30 @@ def read_blocks(
             waiting = [rest] if rest.num_rows else []
     if waiting:
         yield _joined(waiting)
+
+
+def gathered(pieces: Iterable[tuple[pa.RecordBatch, _T]], block_rows: int) -> Iterator[tuple[pa.RecordBatch, list[_T]]]:
+    """Puts what was made of consecutive pieces together by block.
+
+    Args:
+        pieces: Batches, and what was made of each.
+        block_rows: Most rows of a block, unless a single piece has more.
+
+    Yields:
+        The rows of a block, all of one set of dictionaries, and what was made of its pieces.
+    """
+    waiting: list[tuple[pa.RecordBatch, _T]] = []
+    rows = 0
+    for piece in pieces:
+        batch = piece[0]
+        full = rows + batch.num_rows > block_rows
+        if waiting and (full or not _same_dictionaries(waiting[0][0], batch)):
+            yield _joined([part for part, _ in waiting]), [made for _, made in waiting]
+            waiting, rows = [], 0
+        waiting.append(piece)
+        rows += batch.num_rows
+    if waiting:
+        yield _joined([part for part, _ in waiting]), [made for _, made in waiting]
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

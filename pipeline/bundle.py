@@ -39,6 +39,7 @@ BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "_train"
 _MOST_SCHEMA_BYTES, _PIECE = 1 << 28, 1 << 16
+_PIECE_BYTES = 8 << 20
 _ROWS_ON_CPU, _ROWS_ON_GPU = 1024, 65_536
 
 
@@ -98,6 +99,12 @@ class Bundle:
     def network_rows(self) -> int:
         """Rows that go through the network at once: what fits a core's cache, or fills a GPU."""
         return _ROWS_ON_CPU if self.device == "cpu" else _ROWS_ON_GPU
+
+    @property
+    def piece_rows(self) -> int:
+        """Rows whose symbols take about 8 MiB, but no fewer than go through the network at once."""
+        fitting = _PIECE_BYTES // (8 * self.description.layout.n_symbols)
+        return max(1, fitting // self.network_rows) * self.network_rows
 
     @property
     def latent_dim(self) -> int:

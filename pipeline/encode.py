@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.archive import PARTS_FOLDER
 from pipeline.archive_run import ArchiveRun, check_folder, give_up, open_run
-from pipeline.blocks import read_blocks
+from pipeline.blocks import gathered, read_blocks
 from pipeline.cells import BlockCell
 from pipeline.cluster import Cluster, connected, run_units
 from pipeline.dataset import WorkUnit, read_file_schema
@@ -26,7 +27,7 @@ from pipeline.plan import PartRecord, Plan, part_name
 from pipeline.progress import Progress
 from pipeline.readahead import read_ahead, write_behind
 from pipeline.request import QUARANTINE, EncodeOptions, check_request
-from pipeline.rows import Exceptions
+from pipeline.rows import Exceptions, concat_exceptions
 from pipeline.storage import Location
 
 
@@ -206,24 +207,36 @@ class UnitEncoder:
         """Writes the unit's part to a local file; returns what a row costs if the part's size does not tell."""
         schema = read_file_schema(self._root.join(unit.path))
         writer = PartWriter(path, self._form, schema, self._model.shape, unit)
-        bits = None
         with contextlib.closing(writer), write_behind() as later:
+            if not self._form.plan.guaranteed:
+                return self._encode_latents(writer, unit, later)
             for batch in read_ahead(read_blocks(self._root, unit, self._form.plan.block_rows), depth=1):
-                if bits is None and not self._form.plan.guaranteed:
-                    bits = sample_bits(self._model.bundle, batch)
-                later(writer.write, batch, *self._encoded(batch))
-        return bits
+                later(writer.write, batch, *self._coded(batch))
+        return None
 
-    def _encoded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
+    def _coded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
         """What is written of a block beside its rows: plain columns, latents, and what the cell holds."""
-        plan, model = self._form.plan, self._model
-        latents = None
-        exceptions: Exceptions = {}
-        if plan.latents:
-            bins, exceptions = model.bundle.rows.from_batch(batch)
-            latents = model.bundle.to_latents(bins)
-        if not plan.guaranteed:
-            return {}, latents, BlockCell(exceptions=exceptions)
+        model, latents = self._model, None
+        if self._form.plan.latents:
+            latents = model.bundle.to_latents(model.bundle.rows.from_batch(batch)[0])
         with one_thread():
             block = model.codec.encode_block(batch, latents)
         return block.plain, latents, BlockCell(block.cell)
+
+    def _encode_latents(self, writer: PartWriter, unit: WorkUnit, later: Callable[..., None]) -> float | None:
+        """Encodes in pieces that fit a cache, so that reading overlaps even where a unit is one block."""
+        bundle, block_rows = self._model.bundle, self._form.plan.block_rows
+        source = read_ahead(read_blocks(self._root, unit, min(block_rows, bundle.piece_rows)))
+        bits: list[float] = []
+
+        def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
+            for batch in source:
+                bits.extend([] if bits else [sample_bits(bundle, batch)])
+                bins, exceptions = bundle.rows.from_batch(batch)
+                yield batch, (bundle.to_latents(bins), exceptions)
+
+        for block, made in gathered(pieces(), block_rows):
+            latents = np.concatenate([part for part, _ in made])
+            exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
+            later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))
+        return bits[0] if bits else None

@@ -27,6 +27,24 @@ Exceptions = dict[str, tuple[npt.NDArray[np.uint8] | None, pa.Array | None]]
 The states are None only after `RowTransform.split_exceptions`: the symbols say them."""
 
 
+def concat_exceptions(parts: Sequence[tuple[int, Exceptions]]) -> Exceptions:
+    """The exceptions of batches one after the other.
+
+    Args:
+        parts: Rows and exceptions of each batch, as `RowTransform.from_batch` gives them.
+    """
+    whole: Exceptions = {}
+    for name in dict.fromkeys(name for _, exceptions in parts for name in exceptions):
+        found = [exceptions.get(name, (None, None)) for _, exceptions in parts]
+        states = [
+            np.zeros(rows, np.uint8) if states is None else states
+            for (rows, _), (states, _) in zip(parts, found, strict=True)
+        ]
+        exact = [values for _, values in found if values is not None]
+        whole[name] = (np.concatenate(states), pa.concat_arrays(exact) if exact else None)
+    return whole
+
+
 @dataclass(frozen=True)
 class RowTransform:
     """The fitted columns of a dataset, in schema order.
