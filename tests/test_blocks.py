@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.blocks import read_blocks, sample_runs
+from pipeline.blocks import gathered, read_blocks, sample_runs
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.storage import Location
 
@@ -59,3 +59,20 @@ def test_is_a_sample_spread_and_without_repeats(dataset: Dataset, most: int) -> 
 def test_is_a_small_dataset_taken_whole(dataset: Dataset) -> None:
     assert sum(run.rows for run in sample_runs(dataset, 100_000, 1 << 30, 0)) == dataset.rows
     assert sum(run.rows for run in sample_runs(dataset, 100_000, 1000, 0)) < 1000
+
+
+def test_are_pieces_gathered_to_blocks(dataset: Dataset) -> None:
+    unit = dataset.units()[0]
+    pieces = [(piece, number) for number, piece in enumerate(read_blocks(dataset.root, unit, 1000))]
+    blocks = list(gathered(pieces, 2500))
+    assert [block.num_rows for block, _ in blocks] == [2000] * 15
+    assert [made for _, made in blocks] == [[number, number + 1] for number in range(0, 30, 2)]
+    assert pa.Table.from_batches([block for block, _ in blocks])["row"].to_pylist() == list(range(30_000))
+    assert [made for _, made in gathered(pieces, 10)] == [[number] for number in range(30)]
+    assert list(gathered([], 10)) == []
+
+
+def test_does_what_is_gathered_end_where_dictionaries_change() -> None:
+    words = [pa.array(text).dictionary_encode() for text in (["a", "b"], ["a", "b"], ["c", "d"])]
+    pieces = [(pa.record_batch({"w": word}), place) for place, word in enumerate(words)]
+    assert [made for _, made in gathered(pieces, 100)] == [[0, 1], [2]]

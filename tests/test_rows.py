@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.columns import ColumnOptions
 from pipeline.errors import DatasetError
 from pipeline.packed import PackedRows
-from pipeline.rows import RowTransform
+from pipeline.rows import RowTransform, concat_exceptions
 from tests.small import fit, one_batch
 from vae_model.layout import FeatureLayout, Span
 
@@ -126,6 +126,21 @@ def test_are_batches_turned_alike_however_they_are_cut(transform: RowTransform) 
     for name, (states, _) in exceptions.items():
         cut = [part[name][0] if name in part else np.zeros(len(bins), np.uint8) for bins, part in parts]
         np.testing.assert_array_equal(np.concatenate(cut), states)
+
+
+@pytest.mark.parametrize("size", [1, 37, 64, 500])
+def test_are_exceptions_of_pieces_those_of_the_whole(transform: RowTransform, size: int) -> None:
+    batch = one_batch(table())
+    words = pa.array(["a", "never seen", None, "nor this"] * 50)
+    batch = batch.set_column(batch.schema.get_field_index("word"), "word", words)
+    _, whole = transform.from_batch(batch)
+    parts = [transform.from_batch(batch.slice(start, size)) for start in range(0, 200, size)]
+    joined = concat_exceptions([(len(bins), exceptions) for bins, exceptions in parts])
+    assert joined.keys() == whole.keys()
+    for name, (states, exact) in whole.items():
+        np.testing.assert_array_equal(joined[name][0], states)
+        assert (joined[name][1] is None) == (exact is None)
+        assert exact is None or joined[name][1].equals(exact)
 
 
 def test_are_values_unseen_in_fitting_kept_exactly(transform: RowTransform) -> None:
