@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from pipeline.checkpoints import LoopState, load_checkpoint, save_checkpoint
 from pipeline.config import Optimization
 from pipeline.packed import PackedRows
+from pipeline.totals import Totals
 from pipeline.training_data import EpochPlan, Packed, Shard, ShardRows
 from vae_model.config import NetworkConfig
-from vae_model.elbo import LossTerms, Objective, autocast, warm_up
+from vae_model.elbo import Objective, autocast, warm_up
 from vae_model.layout import FeatureLayout
 from vae_model.network import VAE
 from vae_model.training_step import TrainingStep
@@ -99,45 +100,6 @@ class Host(Protocol):
         ...
 
 
-@dataclass
-class Totals:
-    """Sums over the rows of an epoch, in nats; workers add theirs up.
-
-    Attributes:
-        rows: Rows.
-        reconstruction: E_q[log p(x|z)].
-        kl_Z: KL by latent.
-        sigma_Z: Posterior standard deviations.
-    """
-
-    rows: Tensor
-    reconstruction: Tensor
-    kl_Z: Tensor
-    sigma_Z: Tensor
-
-    @classmethod
-    def empty(cls, latents: int, device: torch.device) -> Totals:
-        """Sums over no rows."""
-        return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in (1, 1, latents, latents)))
-
-    def add(self, terms: LossTerms, rows: int, sigma_BZ: Tensor | None = None) -> None:
-        """Adds one batch of `rows` rows."""
-        self.rows += rows
-        self.reconstruction += rows * terms.reconstruction.detach().double()
-        self.kl_Z += rows * terms.kl_Z.detach().double()
-        if sigma_BZ is not None:
-            self.sigma_Z += sigma_BZ.double().sum(0)
-
-    def reduce(self) -> None:
-        """Adds up the sums of all workers."""
-        for part in (self.rows, self.reconstruction, self.kl_Z, self.sigma_Z):
-            torch.distributed.all_reduce(part)
-
-    def per_row(self) -> tuple[float, float]:
-        """Reconstruction and KL, in nats a row."""
-        return float(self.reconstruction / self.rows), float(self.kl_Z.sum() / self.rows)
-
-
 class TrainingRun:
     """One worker's part of a training run.
 
@@ -152,7 +114,8 @@ class TrainingRun:
         torch.manual_seed(settings.seed)
         self.rank, self.world, self.device = host.rank, host.world, host.device
         layout = FeatureLayout.from_json(settings.layout)
-        self._unpack = PackedRows(layout).unpacker(self.device)
+        self._packing, self._cuda = PackedRows(layout), self.device.type == "cuda"
+        self._unpack = self._packing.unpacker(self.device) if self._cuda else None
         self.vae = VAE(layout, NetworkConfig.from_json(settings.network)).to(self.device)
         self.best_weights = b""
         self.state = LoopState()
@@ -225,7 +188,7 @@ class TrainingRun:
         self._noise.manual_seed(self._seed(0, self.state.epoch))
         self.step.restart()
         steps, epochs = self.settings.plan.steps, self.phase_epochs(self.state.phase)
-        asks = _GPU_STEPS if self.device.type == "cuda" else 1
+        asks = _GPU_STEPS if self._cuda else 1
         for step, packed in enumerate(self.rows.epoch(self.state.epoch), 1):
             position = self.state.phase_epoch * steps + step - 1
             rate = self._learning_rate(position / (epochs * steps))
@@ -248,9 +211,10 @@ class TrainingRun:
         objective = Objective(noise="gaussian" if self.state.phase == 1 else "uniform")
         if self.vae.config.autoencoder:
             objective = Objective(beta=0.0, noise="none")
-        rows = _GPU_VALIDATION_ROWS if self.device.type == "cuda" else _VALIDATION_ROWS
+        rows = _GPU_VALIDATION_ROWS if self._cuda else _VALIDATION_ROWS
         for start in range(0, len(self.rows.validation), rows):
-            bins_BD = self._unpack(self._tensor(self.rows.validation[start : start + rows]))
+            packed = self._tensor(self.rows.validation[start : start + rows])
+            bins_BD = packed if self._unpack is None else self._unpack(packed)
             with autocast(self.device):
                 terms = self.vae(bins_BD, objective, generator)
                 sigma_BZ = self.vae.encode(bins_BD).sigma_BZ if spread else None
@@ -344,8 +308,10 @@ class TrainingRun:
             self.host.fail(message)
 
     def _tensor(self, packed: Packed) -> Tensor:
-        rows = torch.from_numpy(packed)
-        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
+        """Rows on the device: packed on a GPU, which unpacks them itself, bins_BD on a CPU."""
+        if self._cuda:
+            return torch.from_numpy(packed).pin_memory().to(self.device, non_blocking=True)
+        return torch.from_numpy(self._packing.unpack(packed))
 
     def _empty(self) -> Totals:
         return Totals.empty(self.vae.config.latent_dim, self.device)
