@@ -53,7 +53,8 @@ class PartTable(Sequence[PartRecord]):
         self._units: Offsets = np.where(units < 0, np.arange(len(units)), units)
         groups = self._columns["row_groups"]
         self._group_ends, sizes = _ends(groups.value_lengths()), groups.flatten().to_numpy()
-        row_ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        row_ends = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(sizes, out=row_ends[1:])
         self.row_ends: Offsets = row_ends[self._group_ends]
         """Rows of all parts up to and with each one."""
         path = self._columns["path"]
