@@ -21,7 +21,7 @@ import ray.data
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline import errors
+from pipeline import errors, leftovers
 from pipeline.errors import DatasetError, JobError, ParvaeError, ResourceError
 from pipeline.machine import usable_cpus
 from pipeline.preflight import Cluster
@@ -66,7 +66,9 @@ def connected(num_cpus: int | None = None) -> Iterator[Cluster]:
         raise
     finally:
         if started and not watch.gone():
+            workers = leftovers.workers_below() if address == "local" else []
             ray.shutdown()
+            leftovers.end(workers)
 
 
 def _connect(address: str, num_cpus: int) -> None:
