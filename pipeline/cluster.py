@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -116,6 +117,7 @@ def run_units(
     cluster: Cluster,
     workers: int,
     gpu: bool = False,
+    overlap: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Runs `worker(**arguments)` over work units in a pool of Ray Data actors, yielding results as they come.
 
@@ -129,6 +131,7 @@ def run_units(
         cluster: The cluster.
         workers: Number of actors.
         gpu: Whether each actor gets a GPU.
+        overlap: Units that an actor works on at once, in threads (`pipeline.turns`).
 
     Raises:
         ParvaeError: What a worker raised, or that a unit stayed without an answer.
@@ -136,7 +139,8 @@ def run_units(
     items = [json.dumps(item) for item in units]
     if not items:
         return
-    dataset = _pool(items, {"worker": worker, "arguments": arguments}, cluster, min(workers, len(items)), gpu)
+    content = {"worker": worker, "arguments": arguments}
+    dataset = _pool(items, content, cluster, min(workers, len(items)), gpu, overlap)
     waiting = dict.fromkeys(items)
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -157,7 +161,9 @@ def run_units(
         )
 
 
-def _pool(items: list[str], content: dict[str, Any], cluster: Cluster, workers: int, gpu: bool) -> ray.data.Dataset:
+def _pool(
+    items: list[str], content: dict[str, Any], cluster: Cluster, workers: int, gpu: bool, overlap: int
+) -> ray.data.Dataset:
     """A dataset of results: items go through a pool of actors, each around a worker of its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -173,7 +179,12 @@ def _pool(items: list[str], content: dict[str, Any], cluster: Cluster, workers: 
             fn_kwargs={"handles": [handle]},
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers),
+            compute=ray.data.ActorPoolStrategy(
+                size=workers,
+                max_tasks_in_flight_per_actor=2,
+                max_concurrent_calls_per_actor=overlap,
+                enable_true_multi_threading=overlap > 1,
+            ),
             num_cpus=0 if gpu else cluster.cpus_per_worker(workers),
             num_gpus=1 if gpu else 0,
             memory=cluster.memory_per_worker() or None,
@@ -193,6 +204,7 @@ class _UnitActor:
 
     def __init__(self) -> None:
         self._worker: Any = None
+        self._making = threading.Lock()
 
     def __call__(self, batch: pa.Table, handles: list[Any]) -> pa.Table:
         results = [self._answer(json.loads(text), handles[0]) for text in batch.column("item").to_pylist()]
@@ -201,9 +213,10 @@ class _UnitActor:
     def _answer(self, item: Any, handle: Any) -> str:
         """The result in an envelope: Ray would lose the type of an exception on its way to the driver."""
         try:
-            if self._worker is None:
-                content = ray.get(handle)
-                self._worker = content["worker"](**content["arguments"])
+            with self._making:
+                if self._worker is None:
+                    content = ray.get(handle)
+                    self._worker = content["worker"](**content["arguments"])
             return json.dumps({"result": self._worker(item)})
         except ParvaeError as error:
             blamed = [error.path] if isinstance(error, DatasetError) else []

@@ -26,6 +26,7 @@ from pipeline.plan import PartRecord, fingerprint
 from pipeline.progress import Progress
 from pipeline.readahead import write_behind
 from pipeline.storage import Location
+from pipeline.turns import OVERLAP, Turns, begun
 
 LOG = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _decode_files(
     }
     progress = Progress("decode", len(items), opened.manifest["bytes_in"] / max(1, opened.rows))
     rows = sum(part.rows for path in done for part in files[path])
-    for result in run_units(items, FileDecoder, arguments, cluster, count, gpu):
+    for result in run_units(items, FileDecoder, arguments, cluster, count, gpu, OVERLAP):
         lock.check()
         ledger.add(result)
         rows += result["rows"]
@@ -155,7 +156,7 @@ def _finish(out: Location, archive: Archive, rows: int, ledger: Ledger) -> int:
 
 
 class FileDecoder:
-    """Worker: decodes all parts of one source file into one published file.
+    """Worker: decodes all parts of one source file into one published file; files may overlap, in threads.
 
     Args:
         files: The files of the archive's model.
@@ -177,12 +178,10 @@ class FileDecoder:
         device: str,
         threads: int,
     ) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
+        self._turns = Turns(threads)
         self._archive, self._form, self._out = archive, form, out
         self._whole = columns is None
-        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device), columns)
+        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device).loaded(), columns)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Decodes the file; returns its path, rows and bytes, and the seconds it took."""
@@ -207,9 +206,12 @@ class FileDecoder:
                     if regroup is None:
                         regroup = stack.enter_context(_Regroup(path, self._decoder.schema_of(part), groups))
                         later = stack.enter_context(write_behind())
-                    for batch in self._decoder.batches(part):
-                        later(regroup.add, batch)
-                        rows += batch.num_rows
+                    blocks = begun(self._decoder.blocks(part))
+                    with self._turns.taken():
+                        for block in blocks:
+                            batch = self._decoder.decoded(part, block)
+                            later(regroup.add, batch)
+                            rows += batch.num_rows
         return rows
 
 

@@ -50,8 +50,12 @@ class Decoder:
         Raises:
             ArchiveError: If a block is damaged.
         """
-        for block in read_ahead(part.blocks(self._wanted), depth=1):
-            yield self._named(part, block)
+        for block in self.blocks(part):
+            yield self.decoded(part, block)
+
+    def blocks(self, part: PartReader) -> Iterator[Block]:
+        """What `decoded` needs of a part, block by block, read ahead."""
+        return read_ahead(part.blocks(self._wanted), depth=1)
 
     def batch(self, part: PartReader, number: int) -> pa.RecordBatch:
         """Decodes one block.
@@ -59,9 +63,14 @@ class Decoder:
         Raises:
             ArchiveError: If it is damaged.
         """
-        return self._named(part, part.block(number, self._wanted))
+        return self.decoded(part, part.block(number, self._wanted))
 
-    def _named(self, part: PartReader, block: Block) -> pa.RecordBatch:
+    def decoded(self, part: PartReader, block: Block) -> pa.RecordBatch:
+        """Decodes a block of `blocks`.
+
+        Raises:
+            ArchiveError: If it is damaged.
+        """
         with part.naming(block.number):
             return self._decode(block, self.schema_of(part))
 

@@ -29,6 +29,7 @@ from pipeline.readahead import read_ahead, write_behind
 from pipeline.request import QUARANTINE, EncodeOptions, check_request
 from pipeline.rows import Exceptions, concat_exceptions
 from pipeline.storage import Location
+from pipeline.turns import OVERLAP, Turns, begun
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _encode_units(
         "quarantine": quarantine,
     }
     progress = Progress("encode", len(missing), run.dataset.size / max(1, run.dataset.rows))
-    for result in run_units([unit.to_json() for unit in missing], UnitEncoder, arguments, cluster, workers, gpu):
+    items = [unit.to_json() for unit in missing]
+    for result in run_units(items, UnitEncoder, arguments, cluster, workers, gpu, OVERLAP):
         lock.check()
         if "reason" in result:
             run.leave_out(result["path"], result["reason"])
@@ -152,7 +154,7 @@ def _encode_units(
 
 
 class UnitEncoder:
-    """Worker: encodes one work unit into one published part.
+    """Worker: encodes one work unit into one published part; units may overlap, in threads.
 
     Args:
         files: The files of the archive's model.
@@ -174,10 +176,8 @@ class UnitEncoder:
         threads: int,
         quarantine: bool = False,
     ) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._model = ArchiveModel(files, form.plan, form.schema, device)
+        self._turns = Turns(threads)
+        self._model = ArchiveModel(files, form.plan, form.schema, device).loaded()
         self._form, self._root, self._out, self._quarantine = form, root, out, quarantine
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -210,8 +210,10 @@ class UnitEncoder:
         with contextlib.closing(writer), write_behind() as later:
             if not self._form.plan.guaranteed:
                 return self._encode_latents(writer, unit, later)
-            for batch in read_ahead(read_blocks(self._root, unit, self._form.plan.block_rows), depth=1):
-                later(writer.write, batch, *self._coded(batch))
+            source = begun(read_ahead(read_blocks(self._root, unit, self._form.plan.block_rows), depth=1))
+            with self._turns.taken():
+                for batch in source:
+                    later(writer.write, batch, *self._coded(batch))
         return None
 
     def _coded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
@@ -226,7 +228,7 @@ class UnitEncoder:
     def _encode_latents(self, writer: PartWriter, unit: WorkUnit, later: Callable[..., None]) -> float | None:
         """Encodes in pieces that fit a cache, so that reading overlaps even where a unit is one block."""
         bundle, block_rows = self._model.bundle, self._form.plan.block_rows
-        source = read_ahead(read_blocks(self._root, unit, min(block_rows, bundle.piece_rows)))
+        source = begun(read_ahead(read_blocks(self._root, unit, min(block_rows, bundle.piece_rows))))
         bits: list[float] = []
 
         def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
@@ -235,8 +237,9 @@ class UnitEncoder:
                 bins, exceptions = bundle.rows.from_batch(batch)
                 yield batch, (bundle.to_latents(bins), exceptions)
 
-        for block, made in gathered(pieces(), block_rows):
-            latents = np.concatenate([part for part, _ in made])
-            exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
-            later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))
+        with self._turns.taken():
+            for block, made in gathered(pieces(), block_rows):
+                latents = np.concatenate([part for part, _ in made])
+                exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
+                later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))
         return bits[0] if bits else None

@@ -91,6 +91,15 @@ class ArchiveModel:
         modelled = tuple(column.name for column in rows.modelled)
         return PartShape(tuple(rows.passthrough), modelled, latent_dim=latent_dim)
 
+    def loaded(self) -> ArchiveModel:
+        """Itself, with everything read that the archive needs: not by two threads at once, later.
+
+        Raises:
+            ModelError: If it is damaged or not the one that the plan names.
+        """
+        _ = self.rows, self.bundle if self.plan.latents else None
+        return self
+
     def save(self, archive: Location) -> None:
         """Writes `_model/`."""
         for name, data in self.files.items():
@@ -113,12 +122,10 @@ class ArchiveModel:
                     raise ArchiveError(f"{folder}/{name} is missing; restore it or encode again") from error
             except OSError as error:
                 raise ArchiveError(f"{folder}/{name} cannot be read: {error}; restore it") from error
-        model = cls(files, plan, schema, device)
         try:
-            _ = model.rows, model.bundle if plan.latents else None
+            return cls(files, plan, schema, device).loaded()
         except ModelError as error:
             raise ArchiveError(f"{archive}: {error}; restore it or encode again") from error
-        return model
 
 
 def bound_of(column: Column) -> float:

@@ -1,0 +1,140 @@
+"""Do work units that overlap in one worker compute one at a time, and come out as if they had not overlapped?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.dataset import open_dataset
+from pipeline.decode import FileDecoder
+from pipeline.errors import DatasetError
+from pipeline.machine import one_thread
+from pipeline.plan import PartRecord
+from pipeline.storage import Location
+from pipeline.turns import Turns, begun
+from tests.small import encode_here, prepare, tiny_bundle
+
+
+def test_does_one_compute_while_the_others_wait() -> None:
+    turns, inside, most = Turns(1), [], []
+
+    def compute(number: int) -> None:
+        with turns.taken():
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compute, range(12)))
+    assert most == [1] * 12
+
+
+def test_is_a_turn_given_back_by_a_unit_that_fails() -> None:
+    turns = Turns(1)
+    with pytest.raises(ValueError, match="no"), turns.taken():
+        raise ValueError("no")
+    with turns.taken():
+        pass
+
+
+def test_has_every_thread_the_threads_that_it_was_given() -> None:
+    before, turns, found = torch.get_num_threads(), Turns(2), []
+
+    def compute() -> None:
+        with turns.taken():
+            found.append(torch.get_num_threads())
+
+    try:
+        with one_thread():  # what is set meanwhile is what a new thread would begin with
+            thread = threading.Thread(target=compute)
+            thread.start()
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_is_the_first_item_taken_at_once_and_none_lost(count: int) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(count):
+            taken.append(number)
+            yield number
+
+    source = begun(items())
+    assert taken == list(range(min(1, count)))
+    assert list(source) == list(range(count))
+
+
+def write_source(folder: Path) -> pa.Table:
+    rng = np.random.default_rng(0)
+    tables = []
+    folder.mkdir()
+    for number in range(6):
+        x = rng.normal(size=700)
+        columns = {"x": x, "y": 2 * x + rng.normal(size=700) / 9, "word": rng.choice(["a", "b", None], 700)}
+        tables.append(pa.table({**columns, "row": np.arange(700) + 700 * number}))
+        pq.write_table(tables[-1], folder / f"{number}.parquet")
+    return pa.concat_tables(tables)
+
+
+@pytest.mark.parametrize("keep", ["both", "corrections", "latents"])
+def test_are_parts_and_files_those_of_units_one_after_the_other(keep: str, tmp_path: Path) -> None:
+    table = write_source(tmp_path / "data")
+    dataset, bundle = open_dataset(Location(str(tmp_path / "data"))), tiny_bundle(table)
+    alone = encode_here(dataset, bundle, Location(str(tmp_path / "alone")), keep, block_rows=100)
+    work = prepare(dataset, bundle, Location(str(tmp_path / "beside")), keep, "0.01r", block_rows=100)
+
+    def decoded(folder: str, threads: int) -> dict[str, bytes]:
+        files, out = dict(alone.load_model().files), tmp_path / folder
+        decode = FileDecoder(files, alone.form, alone.location, Location(str(out)), None, "cpu", 1)
+        items: list[dict[str, Any]] = [
+            {"path": path, "parts": [part.to_json() for part in parts]} for path, parts in alone.by_file().items()
+        ]
+        with ThreadPoolExecutor(threads) as pool:
+            assert sum(result["rows"] for result in pool.map(decode, items)) == table.num_rows
+        return contents(out)
+
+    with ThreadPoolExecutor(3) as pool:
+        records = list(pool.map(work, (unit.to_json() for unit in dataset.units())))
+    assert sum(map(rows_of, records)) == table.num_rows
+    assert contents(tmp_path / "beside/parts") == contents(tmp_path / "alone/parts")
+    assert len(contents(tmp_path / "alone/parts")) == 6
+    assert decoded("one by one", 1) == decoded("three at once", 3)
+
+
+def test_does_a_file_that_cannot_be_read_keep_no_other_waiting(tmp_path: Path) -> None:
+    table = write_source(tmp_path / "data")
+    dataset = open_dataset(Location(str(tmp_path / "data")))
+    work = prepare(dataset, tiny_bundle(table), Location(str(tmp_path / "out")), "both", "0.01r")
+    units = dataset.units()
+    broken = tmp_path / "data" / units[0].path
+    content = bytearray(broken.read_bytes())
+    content[4:1000] = bytes(996)  # data pages, not the footer
+    broken.write_bytes(bytes(content))
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(work, unit.to_json()) for unit in units]
+    with pytest.raises(DatasetError):
+        answers[0].result()
+    assert [rows_of(answer.result()) for answer in answers[1:]] == [700] * 5
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
+
+
+def rows_of(answer: dict[str, Any]) -> int:
+    return PartRecord.from_json(answer["record"]).rows
