@@ -5,7 +5,8 @@ usage: python -m benchmarks.workers DATA MODEL [--rounds N] --out FILE.json
 Encodes (`--keep corrections`, whose coder takes one thread whatever it is given) and decodes DATA with one worker and
 with two, in turn, every round. Start-up is left out: what counts begins when every worker has finished a file, so DATA
 should have ten files or more, all of one size. "worker" is the processor time of the Ray workers that compute, "all"
-that of every process of the command.
+that of every process of the command. "predicted" is the rate that one worker's costs foretell for so many workers: as
+many rows as all of them compute, or as many as this machine's CPUs can do of everything, whichever is less.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from jobs.inspect import format_table
+from pipeline.machine import usable_cpus
 
 POLL_SECONDS = 0.1
 FIGURES = ("rows/s", "worker µs/row", "all µs/row")
@@ -50,7 +52,7 @@ def main() -> int:
                 runs.setdefault(("decode", workers), []).append(measure("decode", words, back, workers))
                 shutil.rmtree(archive)
                 shutil.rmtree(back)
-    lines = table_of(runs)
+    lines = table_of(runs, usable_cpus())
     options.out.write_text(json.dumps({"table": lines, "runs": [[*key, found] for key, found in runs.items()]}))
     print(format_table(lines))
     return 0
@@ -95,14 +97,20 @@ def processor_seconds(pid: int) -> dict[str, float]:
     return found
 
 
-def table_of(runs: dict[tuple[str, int], list[dict[str, float]]]) -> list[dict[str, Any]]:
+def predicted(one: dict[str, float], workers: int, cpus: int) -> float:
+    """Rows a second of so many workers on so many CPUs, from the costs of one worker."""
+    return 1e6 * min(workers / one["worker µs/row"], cpus / one["all µs/row"])
+
+
+def table_of(runs: dict[tuple[str, int], list[dict[str, float]]], cpus: int) -> list[dict[str, Any]]:
     """Medians a command and number of workers, and for two workers the medians of the rounds' ratios to one."""
     lines: list[dict[str, Any]] = []
     for command in dict.fromkeys(command for command, _ in runs):
         one, two = runs[command, 1], runs[command, 2]
         for workers, found in ((1, one), (2, two)):
             medians = {name: statistics.median(run[name] for run in found) for name in FIGURES}
-            lines.append({"command": command, "workers": workers, **medians})
+            foretold = statistics.median(predicted(run, workers, cpus) for run in one)
+            lines.append({"command": command, "workers": workers, **medians, "predicted": foretold})
         pairs = {name: statistics.median(b[name] / a[name] for a, b in zip(one, two, strict=True)) for name in FIGURES}
         lines.append({"command": command, "workers": "2 / 1", **pairs})
     return lines

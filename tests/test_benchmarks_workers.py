@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks.workers import FIGURES, processor_seconds, rates, table_of
+from benchmarks.workers import FIGURES, predicted, processor_seconds, rates, table_of
 
 
 def test_are_rates_those_between_the_marks() -> None:
@@ -32,6 +32,13 @@ def test_is_the_time_of_children_counted() -> None:
 
 def test_are_ratios_taken_round_by_round() -> None:
     one, two, four = (dict.fromkeys(FIGURES, value) for value in (1.0, 2.0, 4.0))
-    lines = table_of({("encode", 1): [one, two, four], ("encode", 2): [four, four, four]})
+    lines = table_of({("encode", 1): [one, two, four], ("encode", 2): [four, four, four]}, cpus=2)
     assert [line["workers"] for line in lines] == [1, 2, "2 / 1"]
     assert [line["rows/s"] for line in lines] == pytest.approx([2.0, 4.0, 2.0])
+
+
+def test_is_the_prediction_bound_by_workers_or_by_cpus() -> None:
+    one = {"rows/s": 9.0, "worker µs/row": 10.0, "all µs/row": 12.0}
+    assert predicted(one, 1, cpus=4) == 100_000
+    assert predicted(one, 2, cpus=4) == 200_000
+    assert predicted(one, 2, cpus=2) == pytest.approx(166_666.7)
