@@ -4,24 +4,29 @@ usage: python -m benchmarks.coder MODEL DATA [--repeats N] [--profile]
 
 MODEL is a folder of `parvae train`; its codec for `--keep corrections` is measured, and one of `--effort fast` that is
 fitted here to the same bounds. The block is the first one of DATA. `--profile` prints what the model's own codec spends
-its time in.
+its time in: by kind of kernel as torch's profiler sees it, and by function as cProfile does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import cProfile
 import pstats
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import torch
+from torch.autograd.profiler import record_function
+from torch.profiler import ProfilerActivity, profile
 
 from jobs.inspect import format_table
 from pipeline.blocks import coded_block_rows, read_blocks, sample_runs
 from pipeline.bundle import Bundle
-from pipeline.codec import Codec
+from pipeline.codec import Codec, entropy
 from pipeline.codec_store import StoredCodec, load_codec
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.fit_codec import CodecFitter
@@ -30,6 +35,13 @@ from pipeline.promise import CORRECTIONS
 
 SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 1 << 28
 TOP = 15
+ENTROPY = "entropy coder"
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "table look-ups": ("aten::take", "aten::index_select", "aten::index", "aten::gather", "aten::embedding_bag"),
+    ENTROPY: (ENTROPY,),
+}
+"""Kernels by the names that torch's profiler gives them; other kernels of torch are elementwise, or reductions."""
 
 
 def first_block(dataset: Dataset) -> pa.RecordBatch:
@@ -54,6 +66,38 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
         run()
         found.append(time.process_time() - started)
     return min(found)
+
+
+def kernel_table(run: Callable[[], object]) -> list[dict[str, Any]]:
+    """Seconds, and shares of all the time, that a call spends in each kind of kernel, after one that warms up."""
+    run()
+    with _marked(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
+        started = time.perf_counter()
+        run()
+        whole = time.perf_counter() - started
+    own = {event.key: event.self_cpu_time_total / 1e6 for event in found.key_averages()}
+    kinds = {kind: sum(own.get(key, 0.0) for key in keys) for kind, keys in KINDS.items()}
+    kinds["other kernels of torch"] = sum(spent for key, spent in own.items() if key.startswith("aten::"))
+    kinds["other kernels of torch"] -= sum(spent for kind, spent in kinds.items() if kind in KINDS and kind != ENTROPY)
+    kinds["the rest"] = whole - sum(kinds.values())
+    return [{"what": kind, "s": spent, "share": spent / whole} for kind, spent in kinds.items()]
+
+
+@contextlib.contextmanager
+def _marked() -> Iterator[None]:
+    """Shows the entropy coder, which is no kernel of torch, to torch's profiler."""
+    with contextlib.ExitStack() as stack:
+        for owner, name in ((entropy.Encoder, "push"), (entropy.Decoder, "pull")):
+            stack.enter_context(mock.patch.object(owner, name, _recorded(getattr(owner, name))))
+        yield
+
+
+def _recorded(call: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(*arguments: Any) -> Any:
+        with record_function(ENTROPY):
+            return call(*arguments)
+
+    return recorded
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,9 +128,10 @@ def main(argv: list[str] | None = None) -> int:
         codec = Codec.from_files(stored.files, bundle.rows.schema)
         block = codec.encode_block(batch)
         for run in (lambda: codec.encode_block(batch), lambda: codec.decode_block(block, batch.num_rows)):
-            profile = cProfile.Profile()
-            profile.runcall(run)
-            pstats.Stats(profile).sort_stats("tottime").print_stats(TOP)
+            print(format_table(kernel_table(run)))
+            functions = cProfile.Profile()
+            functions.runcall(run)
+            pstats.Stats(functions).sort_stats("tottime").print_stats(TOP)
     return 0
 
 
