@@ -181,7 +181,7 @@ class FileDecoder:
         self._turns = Turns(threads)
         self._archive, self._form, self._out = archive, form, out
         self._whole = columns is None
-        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device).loaded(), columns)
+        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device), columns)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Decodes the file; returns its path, rows and bytes, and the seconds it took."""
