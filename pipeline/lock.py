@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -101,10 +102,13 @@ class OutputLock:
                 self._wait_for(last)
             self.generation = last + 1
             if self._place(self.generation).create_bytes(self._me.to_bytes()) and self._is_mine():
-                for number in found:
-                    self._place(number).remove()
-                self._thread.start()
-                return self
+                if self._is_alone(found):
+                    for number in found:
+                        self._place(number).remove()
+                    self._thread.start()
+                    return self
+                self._place(self.generation).remove()
+                time.sleep(random.uniform(0.0, 0.2))
         raise OutputError(f"{self._what} {self._folder} is being written by another run; wait for it, or stop it")
 
     def __exit__(self, *_: object) -> None:
@@ -129,6 +133,14 @@ class OutputLock:
         """Whether the lock says so: a store that takes two first writers keeps what the last one wrote."""
         found = self._read(self.generation)
         return found is not None and found.token == self._me.token
+
+    def _is_alone(self, found: list[int]) -> bool:
+        """Whether no run took a lock that this one did not find before it made its own.
+
+        A listing may miss one: the file that it is about to show was just removed, and the one that took its place
+        was not there yet. Of two runs that such a listing leads to different numbers, the later one sees the other's.
+        """
+        return set(_locks(self._folder)) - set(found) == {self.generation}
 
     def _place(self, generation: int) -> Location:
         return self._folder.join(LOCK_FOLDER, f"{generation:06d}.json")

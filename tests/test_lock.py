@@ -130,6 +130,18 @@ def test_does_one_of_many_win(folder: Location) -> None:
     assert won == [2]
 
 
+def test_does_a_listing_that_missed_the_lock_give_no_second_one(
+    folder: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder, 2, Holder.this())
+    missed: list[list[int]] = [[]]
+    whole = module._locks
+    monkeypatch.setattr(module, "_locks", lambda where: missed.pop() if missed else whole(where))
+    with pytest.raises(OutputError, match="is being written by another run"), OutputLock(folder, "--out"):
+        pass
+    assert [stat.path for stat in folder.files()] == [f"{LOCK_FOLDER}/000002.json"]
+
+
 def test_does_a_run_notice_that_the_store_took_another_first_writer_too(folder: Location, quick: None) -> None:
     with OutputLock(folder, "--out") as lock:
         put(folder, lock.generation, elsewhere())
