@@ -2,6 +2,9 @@ PYTHON ?= python3
 # More arguments for installing torch, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_TORCH ?=
 BIN = .venv/bin
+# Tests that run side by side, each with a Ray of its own; the tests of a file stay together
+JOBS ?= 2
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 .PHONY: venv demo test test-slow soak lint docs clean
 
@@ -17,10 +20,10 @@ demo: venv
 	$(BIN)/parvae demo
 
 test: venv lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: venv
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 # every fault ten times in a row; hours are no surprise; goes on where it stopped
 soak: venv

@@ -15,11 +15,13 @@ import torch
 from pipeline.archive import Archive, write_manifest
 from pipeline.blocks import coded_block_rows, sample_runs
 from pipeline.bundle import Bundle
-from pipeline.codec_store import StoredCodec
+from pipeline.codec_store import StoredCodec, save_codecs
 from pipeline.columns import Bound, ColumnOptions, ColumnStats, fit_column
-from pipeline.dataset import Dataset
+from pipeline.config import TrainConfig
+from pipeline.dataset import Dataset, read_unit
 from pipeline.encode import UnitEncoder
 from pipeline.fit_codec import CodecFitter
+from pipeline.local import fit_table
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat
 from pipeline.plan import PartRecord, read_plan, write_plan
@@ -76,6 +78,18 @@ def codec_of(dataset: Dataset, bundle: Bundle, errors: Errors, keep: str, effort
     runs, rows = sample_runs(dataset, 10_000, 1 << 28, 0), coded_block_rows(dataset)
     fitter = CodecFitter(bundle.files(), errors, dataset.root, runs, rows, dataset.rows, effort, 0, 1)
     return StoredCodec.from_json(fitter({"keep": keep})["codec"])
+
+
+def train_here(dataset: Dataset, config: TrainConfig) -> Bundle:
+    """Trains a model of a dataset in this process."""
+    batches = [batch for unit in dataset.units() for batch in read_unit(dataset.root, unit, None, 1 << 20)]
+    return fit_table(pa.Table.from_batches(batches), config, threads=1)
+
+
+def save_model(dataset: Dataset, bundle: Bundle, model: Location) -> None:
+    """Makes a model folder as `train --effort fast` does: the model, and the codecs for its bounds."""
+    save_codecs(model, {keep: codec_of(dataset, bundle, bundle.errors, keep) for keep in ("both", "corrections")})
+    bundle.save(model)
 
 
 def request_of(dataset: Dataset, bundle: Bundle, keep: str, error: str = "0.01r") -> Request:

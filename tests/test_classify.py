@@ -13,11 +13,15 @@ from sklearn.metrics import roc_auc_score
 from jobs.cli import main
 from pipeline.archive import Archive
 from pipeline.classifiers import score
+from pipeline.config import Optimization, TrainConfig
+from pipeline.dataset import open_dataset
 from pipeline.features import load
 from pipeline.labelled import Draw, LabelledRows
 from pipeline.labels import check_label
 from pipeline.storage import Location
 from tests.conftest import Command
+from tests.small import encode_here, train_here
+from vae_model.config import NetworkConfig
 
 ROWS = 1500
 PASSED = ("label", "text", "nulls", "price", "one", "part", "key")
@@ -52,11 +56,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path
     (work / "data").mkdir()
     for number in range(3):
         pq.write_table(table().slice(number * 500, 500), work / "data" / f"{number}.parquet")
-    data, model, out = (str(work / name) for name in ("data", "model", "archive"))
-    passed = [word for name in PASSED for word in ("--passthrough", name)]
-    settings = ["--set", "network.hidden=[32]", "--latent", "3", "--effort", "fast", "--set", "training.epochs=20"]
-    assert main(["train", data, "--model", model, *passed, *settings]) == 0
-    assert main(["encode", data, "--model", model, "--out", out]) == 0
+    config = TrainConfig(
+        passthrough=PASSED, network=NetworkConfig(latent_dim=3, hidden=(32,)), training=Optimization(epochs=20)
+    )
+    dataset = open_dataset(Location(str(work / "data")))
+    encode_here(dataset, train_here(dataset, config), Location(str(work / "archive")), "both")
     return work / "archive"
 
 

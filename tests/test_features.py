@@ -14,10 +14,14 @@ from torch.utils.data import DataLoader
 
 from pipeline.archive import Archive
 from pipeline.bundle import Bundle
+from pipeline.config import Optimization, TrainConfig
+from pipeline.dataset import open_dataset
 from pipeline.errors import ConfigError
 from pipeline.features import load
 from pipeline.storage import Location
 from pipeline.whitening import Whitening
+from tests.small import encode_here, train_here
+from vae_model.config import NetworkConfig
 
 ROWS = 900
 
@@ -36,20 +40,19 @@ def table() -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Path]:
-    from jobs.cli import main
-
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     work = tmp_path_factory.mktemp("features")
     (work / "data").mkdir()
     for number in range(3):
         pq.write_table(table().slice(number * 300, 300), work / "data" / f"{number}.parquet", row_group_size=100)
-    settings = ["--set", "network.hidden=[16]", "--set", "training.epochs=5", "--latent", "3"]
-    model = work / "model"
-    assert main(["train", str(work / "data"), "--model", str(model), "--passthrough", "label", *settings]) == 0
+    config = TrainConfig(
+        passthrough=("label",), network=NetworkConfig(latent_dim=3, hidden=(16,)), training=Optimization(epochs=5)
+    )
+    dataset = open_dataset(Location(str(work / "data")))
+    bundle = train_here(dataset, config)
+    bundle.save(Location(str(work / "model")))
     for keep in ("both", "corrections"):
-        assert (
-            main(["encode", str(work / "data"), "--model", str(model), "--out", str(work / keep), "--keep", keep]) == 0
-        )
+        encode_here(dataset, bundle, Location(str(work / keep)), keep)
     return {name: work / name for name in ("data", "model", "both", "corrections")}
 
 

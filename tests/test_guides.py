@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.guides import blocks, run_guide
+from tests.servers.cluster import RayCluster, ray_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A Ray for all guides: with one of its own, every command would spend most of its time on starting it."""
+    with ray_cluster(1, cpus=2) as running:
+        yield running
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_does_every_block_of_a_guide_run(guide: Path, tmp_path: Path) -> None:
+def test_does_every_block_of_a_guide_run(guide: Path, tmp_path: Path, cluster: RayCluster) -> None:
     """In a folder that holds nothing but the files that go with the guide, which have its name."""
     for path in guide.parent.glob(f"{guide.stem}.*"):
         if path != guide:
             shutil.copy(path, tmp_path)
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment = {**cluster.environment, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.guides", str(guide)]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -16,9 +15,8 @@ from pipeline.errors import JobError, ParvaeError, StoreError
 from pipeline.locate import locate
 from pipeline.retry import PATIENCE_VARIABLE
 from pipeline.storage import Location
-from tests.conftest import Command
 from tests.servers.store import BUCKET, Store
-from tests.slow.disturbed import check_archive, check_decoded, check_values, leftovers, read_folder, write_source
+from tests.slow.disturbed import write_source
 
 NAMES = [
     "a b/c d.bin",
@@ -191,22 +189,3 @@ def source(store: Store) -> Location:
     place = store.place("tour of parvae/data")
     write_source(place, files=3, rows=400)
     return place
-
-
-@pytest.mark.slow
-def test_does_the_whole_tour_run_on_the_store(store: Store, source: Location, parvae: Command) -> None:
-    model, archive, back = (source.parent.join(name) for name in ("model", "archive [1]", "back"))
-    small: list[Any] = ["--passthrough", "row", "--epochs", 1, "--latent", 2, "--effort", "fast"]
-    assert parvae("train", source, "--model", model, *small, "--set", "network.hidden=[8]")["rows"] == 1200
-    assert parvae("encode", source, "--model", model, "--out", archive)["rows"] == 1200
-    assert parvae("decode", archive, "--out", back)["rows"] == 1200
-    figures = parvae("evaluate", source, archive)
-    assert figures["violations"] == 0
-    assert figures["bytes_out"] == sum(stat.size for stat in archive.files())
-    parvae("verify", archive)
-    for place in (source, model, archive):
-        parvae("inspect", place)
-    check_archive(archive, 1200)
-    check_values(read_folder(source), read_folder(back))
-    check_decoded(back, read_folder(back))
-    assert leftovers([stat.path for stat in model.files()]) == []

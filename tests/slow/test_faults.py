@@ -24,8 +24,9 @@ from tests.slow.disturbed import FILES, check_archive, check_decoded, finished_u
 pytestmark = pytest.mark.slow
 
 ROWS = FILES * disturbed.ROWS
-TRAIN = ["--passthrough", "row", "--epochs", 8, "--latent", 2, "--effort", "fast"]
-TRAIN += ["--set", "training.checkpoint_seconds=0", "--set", "network.hidden=[16]"]
+EPOCHS = 5
+TRAIN = ["--passthrough", "row", "--epochs", EPOCHS, "--latent", 2, "--effort", "fast"]
+TRAIN += ["--set", "training.checkpoint_seconds=0", "--set", "network.hidden=[16]", "--set", "training.batch_size=1024"]
 
 
 PLENTY = 64 << 20
@@ -124,7 +125,7 @@ def test_does_training_survive_a_killed_worker(cluster: RayCluster, calm: Calm, 
         worker.kill()
     trained = ended(driver)
     assert workers
-    assert trained["epochs"] == 8
+    assert trained["epochs"] == EPOCHS
     assert trained["minus_elbo_bits_per_row"] == pytest.approx(calm.bits, rel=0.02)
     assert not (model / "_train").exists()
     figures(cluster.run("jobs.encode", calm.data, "--model", model, "--out", archive))

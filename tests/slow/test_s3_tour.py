@@ -46,6 +46,15 @@ def test_does_the_whole_tour_run_from_submitted_jobs_on_the_store(cluster: RayCl
     check_decoded(back, read_folder(back))
     assert [stat.path for stat in back.files()] == [stat.path for stat in data.files()]
     assert leftovers([stat.path for stat in model.files()]) == []
+    figures(cluster.run("jobs.verify", archive))
+    for place in (data, model, archive):
+        figures(cluster.run("jobs.inspect", place))
     again = cluster.submit("jobs.encode", data, "--model", model, "--out", model.join("inside"))
     assert again.returncode != 0
     assert "overlaps" in again.stdout + again.stderr
+
+
+def test_does_a_submitted_job_refuse_relative_paths_and_fail(cluster: RayCluster) -> None:
+    refused = cluster.submit("jobs.encode", "data", "--model", "/nowhere", "--out", "/nowhere/else")
+    assert refused.returncode != 0
+    assert "absolute path" in refused.stdout + refused.stderr
