@@ -20,6 +20,7 @@ from pipeline.errors import ArchiveError, InputError, JobError, OutputError
 from pipeline.ledger import Ledger, open_ledger
 from pipeline.locate import check_output
 from pipeline.lock import OutputLock, clear, is_vacant, locked
+from pipeline.machine import use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord, fingerprint
@@ -181,7 +182,9 @@ class FileDecoder:
         self._turns = Turns(threads)
         self._archive, self._form, self._out = archive, form, out
         self._whole = columns is None
-        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device), columns)
+        model = ArchiveModel(files, form.plan, form.schema, device)
+        use_threads(threads, load=model.decodes_by_network)
+        self._decoder = Decoder(model, columns)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Decodes the file; returns its path, rows and bytes, and the seconds it took."""

@@ -18,6 +18,7 @@ from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.decoder import Decoder
 from pipeline.elbo_terms import ElboTerms
 from pipeline.errors import ArchiveError, DatasetError, JobError
+from pipeline.machine import use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord
@@ -125,10 +126,8 @@ class PartEvaluator:
         seed: int,
         details: DetailOptions | None = None,
     ) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
         self._model = ArchiveModel(files, form.plan, form.schema, device)
+        use_threads(threads, load=self._model.encodes_by_network)
         self._form, self._root, self._archive, self._seed = form, root, archive, seed
         self._details = details
         self._bundle = self._model.bundle if form.plan.latents else None

@@ -36,6 +36,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def use_threads(count: int, load: bool = False) -> None:
+    """Gives torch so many compute threads in the thread that calls; OpenMP keeps their number by thread.
+
+    Args:
+        count: The threads.
+        load: Whether torch is loaded if it is not. It takes seconds, which a worker without a network can spare.
+    """
+    if load:
+        import torch  # noqa: F401
+    module = sys.modules.get("torch")
+    if module is not None:
+        module.set_num_threads(count)
+
+
 def trim_memory() -> None:
     """Gives memory that was freed back to the system, where the C library is glibc (`malloc_trim(3)`)."""
     with contextlib.suppress(OSError, AttributeError):

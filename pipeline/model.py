@@ -91,6 +91,16 @@ class ArchiveModel:
         modelled = tuple(column.name for column in rows.modelled)
         return PartShape(tuple(rows.passthrough), modelled, latent_dim=latent_dim)
 
+    @property
+    def decodes_by_network(self) -> bool:
+        """Whether decoding takes a network: the coder's, or the VAE's where nothing else says what the rows were."""
+        return CODER_FILE in self.files or not self.plan.guaranteed
+
+    @property
+    def encodes_by_network(self) -> bool:
+        """Whether encoding takes a network."""
+        return CODER_FILE in self.files or self.plan.latents
+
     def loaded(self) -> ArchiveModel:
         """Itself, with everything read that the archive needs: not by two threads at once, later.
 

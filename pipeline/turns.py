@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from pipeline.machine import use_threads
+
 _T = TypeVar("_T")
 OVERLAP = 2
 """Units that a worker has under way at once: one that computes, one that reads or writes."""
@@ -26,10 +28,8 @@ class Turns:
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Waits until no other unit computes, and keeps them waiting."""
-        import torch
-
         with self._lock:
-            torch.set_num_threads(self._threads)
+            use_threads(self._threads)
             yield
 
 

@@ -9,6 +9,7 @@ from pipeline.archive import Archive
 from pipeline.cluster import connected, run_units
 from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError
+from pipeline.machine import use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord
@@ -75,11 +76,9 @@ class PartVerifier:
     """
 
     def __init__(self, files: dict[str, bytes], form: PartFormat, archive: Location, device: str, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._form, self._archive = form, archive
-        self._decoder = Decoder(ArchiveModel(files, form.plan, form.schema, device))
+        model = ArchiveModel(files, form.plan, form.schema, device)
+        use_threads(threads, load=model.decodes_by_network)
+        self._form, self._archive, self._decoder = form, archive, Decoder(model)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Returns what was checked, and what is damaged."""

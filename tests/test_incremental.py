@@ -62,10 +62,13 @@ class Place:
         self.data, self.model, self.out = folder / "data", trained / "model", folder / "archive"
         self._capsys = capsys
 
-    def encode(self, *more: str, status: int | tuple[int, ...] = 0) -> tuple[dict[str, Any], str]:
+    def encode(
+        self, *more: str, keep: str = "corrections", status: int | tuple[int, ...] = 0
+    ) -> tuple[dict[str, Any], str]:
         """Runs `encode`; returns its figures and what it logged."""
         self._capsys.readouterr()
-        found = main(["encode", str(self.data), "--model", str(self.model), "--out", str(self.out), *more])
+        argv = ["encode", str(self.data), "--model", str(self.model), "--out", str(self.out), "--keep", keep]
+        found = main([*argv, *more])
         captured = self._capsys.readouterr()
         assert found in (status if isinstance(status, tuple) else (status,)), captured.err
         return dict(json.loads(captured.out.splitlines()[-1])) if found in (0, 3) else {}, captured.err
@@ -90,11 +93,11 @@ def keys(*seeds: int) -> list[int]:
 
 @pytest.mark.parametrize("keep", ["both", "corrections"])
 def test_are_new_files_added_without_touching_the_old_parts(place: Place, keep: str, parvae: Command) -> None:
-    place.encode("--keep", keep)
+    place.encode(keep=keep)
     stamps = {path: path.stat().st_mtime_ns for path in (place.out / "parts").iterdir()}
     write(place.data, "a-first.parquet", table(3))
     write(place.data, "m3.parquet", table(4))
-    figures, _ = place.encode("--keep", keep)
+    figures, _ = place.encode(keep=keep)
     assert figures["added"] == {"rows": 2 * ROWS, "files": 2, "parts": 2}
     assert (figures["rows"], figures["files"], figures["drift"], figures["files_gone"]) == (4 * ROWS, 4, [], [])
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
@@ -147,16 +150,16 @@ def test_is_another_promise_for_the_same_archive_refused(place: Place) -> None:
     place.encode()
     _, said = place.encode("--error", "0.1r", status=2)
     assert "with another promise" in said
-    _, said = place.encode("--keep", "latents", "--error", "none", status=2)
+    _, said = place.encode("--error", "none", keep="latents", status=2)
     assert "with another promise" in said
 
 
-@pytest.mark.parametrize("keep", [["--keep", "corrections"], ["--keep", "latents"]], ids=["corrections", "latents"])
-def test_is_drift_named(place: Place, keep: list[str]) -> None:
-    place.encode(*keep)
+@pytest.mark.parametrize("keep", ["corrections", "latents"])
+def test_is_drift_named(place: Place, keep: str) -> None:
+    place.encode(keep=keep)
     write(place.data, "new.parquet", table(3))
     write(place.data, "odd.parquet", table(4, shift=30.0))
-    figures, said = place.encode(*keep)
+    figures, said = place.encode(keep=keep)
     assert [drift["path"] for drift in figures["drift"]] == ["odd.parquet"]
     assert figures["drift"][0]["bits_per_row"] > 1.25 * figures["drift"][0]["expected"]
     assert "odd.parquet costs" in said

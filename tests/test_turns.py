@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,42 @@ from pipeline.plan import PartRecord
 from pipeline.storage import Location
 from pipeline.turns import Turns, begun
 from tests.small import encode_here, prepare, tiny_bundle
+
+WITHOUT_TORCH = """
+import sys
+from pipeline.archive import Archive
+from pipeline.dataset import open_dataset
+from pipeline.decode import FileDecoder
+from pipeline.encode import UnitEncoder
+from pipeline.plan import PartRecord
+from pipeline.storage import Location
+from pipeline.verify import PartVerifier
+
+data, archive, out = map(Location, sys.argv[1:])
+opened, (unit,) = Archive.open(archive), open_dataset(data).units()
+files, (part,) = dict(opened.load_model().files), opened.parts
+record = UnitEncoder(files, opened.form, data, out, "cpu", 3)(unit.to_json())["record"]
+assert PartRecord.from_json(record).rows == unit.rows
+assert PartVerifier(files, opened.form, archive, "cpu", 3)(part.to_json())["damage"] == []
+decode = FileDecoder(files, opened.form, archive, out, None, "cpu", 3)
+assert decode({"path": part.path, "parts": [part.to_json()]})["rows"] == unit.rows
+assert "torch" not in sys.modules
+"""
+
+
+def test_do_workers_of_an_archive_without_a_network_load_no_torch(tmp_path: Path) -> None:
+    table = pa.table({"x": np.random.default_rng(0).normal(size=500), "row": np.arange(500)})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data/a.parquet")
+    encode_here(
+        open_dataset(Location(str(tmp_path / "data"))),
+        tiny_bundle(table),
+        Location(str(tmp_path / "archive")),
+        "corrections",
+    )
+    places = [str(tmp_path / name) for name in ("data", "archive", "out")]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *places], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_does_one_compute_while_the_others_wait() -> None:

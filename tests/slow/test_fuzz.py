@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-MUTATIONS = 300
+MUTATIONS = 200
 
 
 def test_are_hundreds_of_damaged_archives_decoded_exactly_or_refused(tmp_path: Path) -> None:
