@@ -14,7 +14,7 @@ from pipeline.ledger import LEDGER_FOLDER, Ledger
 from pipeline.lock import LOCK_FOLDER
 from pipeline.storage import SPOOL_PREFIX, Location
 
-FILES, ROWS = 120, 1000
+FILES, ROWS = 120, 500
 """Many small files: a run is long enough to be disturbed in the middle."""
 
 

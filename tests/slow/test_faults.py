@@ -24,9 +24,9 @@ from tests.slow.disturbed import FILES, check_archive, check_decoded, finished_u
 pytestmark = pytest.mark.slow
 
 ROWS = FILES * disturbed.ROWS
-EPOCHS = 5
+EPOCHS = 6
 TRAIN = ["--passthrough", "row", "--epochs", EPOCHS, "--latent", 2, "--effort", "fast"]
-TRAIN += ["--set", "training.checkpoint_seconds=0", "--set", "network.hidden=[16]", "--set", "training.batch_size=1024"]
+TRAIN += ["--set", "training.checkpoint_seconds=0", "--set", "network.hidden=[16]"]
 
 
 PLENTY = 64 << 20
@@ -209,7 +209,7 @@ def test_is_a_store_survived_that_is_too_busy_for_a_third_of_the_requests(
 
 
 def test_is_a_full_disk_named_and_the_run_finished_once_there_is_room(calm: Calm, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 900 << 10) as disk:
+    with small_disk(tmp_path / "disk", 600 << 10) as disk:
         encode = ["jobs.encode", calm.data, "--model", calm.model, "--out", disk.folder / "archive"]
         full = disk.run(*encode)
         check_refusal(full, str(disk.folder))
