@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from vae_model.layout import FeatureLayout
 
-_SIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class PackedRows:
@@ -63,6 +64,9 @@ class PackedRows:
 
     def unpacker(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """`unpack` on a GPU: from packed rows, uint8, to bins_BD; it waits for nothing (a CPU takes twice as long)."""
+        import torch
+
+        signed = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         sizes = [np.dtype(dtype).itemsize for dtype, _ in self._groups]
         places = np.argsort(np.concatenate([np.zeros(0, np.int64), *(columns for _, columns in self._groups)]))
         order_D, offset_D = torch.from_numpy(places).to(device), torch.from_numpy(self._offset).to(device)
@@ -71,7 +75,7 @@ class PackedRows:
             parts, start = [], 0
             for size, (_, columns) in zip(sizes, self._groups, strict=True):
                 stop = start + size * len(columns)
-                wide = packed[:, start:stop].contiguous().view(_SIGNED[size]).to(torch.int64)
+                wide = packed[:, start:stop].contiguous().view(signed[size]).to(torch.int64)
                 parts.append(wide & (1 << 8 * size) - 1 if size in (2, 4) else wide)
                 start = stop
             return torch.cat(parts, dim=1).index_select(1, order_D) - offset_D

@@ -28,6 +28,8 @@ from tests.small import encode_here, prepare, tiny_bundle
 
 WITHOUT_TORCH = """
 import sys
+import pipeline.fit
+import pipeline.training_data
 from pipeline.archive import Archive
 from pipeline.dataset import open_dataset
 from pipeline.decode import FileDecoder
