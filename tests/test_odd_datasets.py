@@ -67,13 +67,15 @@ def test_do_networks_code_columns_and_decode_in_any_piece(tmp_path: Path, parvae
     )
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "a.parquet")
-    model, out = tmp_path / "model", tmp_path / "archive"
-    train = ["--passthrough", "key", "--epochs", 1, "--latent", 2, "--error", "none"]
-    assert parvae("train", tmp_path / "data", "--model", model, *train)["codec_bytes"] == {}
-    encoded = parvae("encode", tmp_path / "data", "--model", model, "--out", out, "--error", "0")
-    assert (out / "_model" / "coder.safetensors").exists(), encoded
-    assert (out / "_model" / "bundle.json").exists()
-    assert parvae("evaluate", tmp_path / "data", out)["violations"] == 0
-    opened = Archive.open(Location(str(out)))
-    assert opened.read().equals(table)
-    assert opened.read(range(700, 803), ["key", "c"]).equals(table.select(["c", "key"]).slice(700, 103))
+    argv = ["--model", tmp_path / "model", "--passthrough", "key", "--epochs", 1, "--latent", 2, "--error", "0"]
+    trained = parvae("train", tmp_path / "data", *argv)
+    assert set(trained["codec_bytes"]) == {"both", "corrections"}
+    for keep in ("both", "corrections"):
+        out = tmp_path / keep
+        encoded = parvae("encode", tmp_path / "data", "--model", tmp_path / "model", "--out", out, "--keep", keep)
+        assert (out / "_model" / "coder.safetensors").exists(), encoded
+        assert (out / "_model" / "bundle.json").exists() == (keep == "both")
+        assert parvae("evaluate", tmp_path / "data", out)["violations"] == 0
+        opened = Archive.open(Location(str(out)))
+        assert opened.read().equals(table)
+        assert opened.read(range(700, 803), ["key", "c"]).equals(table.select(["c", "key"]).slice(700, 103))

@@ -257,9 +257,8 @@ def test_does_verify_pass_and_name_what_is_damaged(
 
     from jobs.cli import main
 
-    if keep == "both":
-        figures = parvae("verify", archives[keep])
-        assert (figures["rows"], figures["parts"]) == (ROWS + ROWS // 2, 3)
+    figures = parvae("verify", archives[keep])
+    assert (figures["rows"], figures["parts"]) == (ROWS + ROWS // 2, 3)
     broken = tmp_path / "broken"
     shutil.copytree(archives[keep], broken)
     for part in sorted((broken / "parts").iterdir())[:2]:
@@ -276,9 +275,10 @@ def test_does_verify_pass_and_name_what_is_damaged(
 def test_does_an_approximate_archive_say_so(archives: Archives, tmp_path: Path, parvae: Command, caplog: Any) -> None:
     assert parvae("decode", archives["latents"], "--out", tmp_path / "a")["guaranteed"] is False
     assert "without a bound" in caplog.text
+    assert parvae("decode", archives["corrections"], "--out", tmp_path / "b")["guaranteed"] is True
 
 
-@pytest.mark.parametrize("error", ["0", "3"])
+@pytest.mark.parametrize("error", ["0", "0.001r", "0.05r", "3"])
 def test_may_encode_promise_another_bound(archives: Archives, tmp_path: Path, parvae: Command, error: str) -> None:
     out, back = tmp_path / "archive", tmp_path / "back"
     argv = ["encode", archives["data"], "--model", archives["model"], "--out", out, "--keep", "corrections"]
@@ -298,12 +298,13 @@ def test_may_encode_promise_another_bound(archives: Archives, tmp_path: Path, pa
 
 
 def test_do_two_encodes_give_the_same_bytes(archives: Archives, tmp_path: Path, parvae: Command) -> None:
-    out = tmp_path / "both"
-    parvae("encode", archives["data"], "--model", archives["model"], "--out", out)
-    files = [path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file()]
-    assert {"_manifest.json", "_model", "parts"} <= {path.parts[0] for path in files}
-    for path in files:
-        assert (out / path).read_bytes() == (archives["both"] / path).read_bytes(), path
+    for keep in KEEPS:
+        out = tmp_path / keep
+        parvae("encode", archives["data"], "--model", archives["model"], "--out", out, "--keep", keep)
+        files = [path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file()]
+        assert {"_manifest.json", "_model", "parts"} <= {path.parts[0] for path in files}
+        for path in files:
+            assert (out / path).read_bytes() == (archives[keep] / path).read_bytes(), path
 
 
 def test_does_a_dry_run_write_nothing(archives: Archives, tmp_path: Path, parvae: Command) -> None:

@@ -59,20 +59,7 @@ def test_does_the_same_seed_give_the_same_model(tmp_path: Path, parvae: Command)
 
 def test_does_training_continue_after_a_killed_driver(tmp_path: Path) -> None:
     data, model = write_correlated(tmp_path / "data", 8000), tmp_path / "model"
-    argv = [
-        sys.executable,
-        "-m",
-        "jobs.train",
-        data,
-        "--model",
-        model,
-        "--epochs",
-        12,
-        "--latent",
-        2,
-        "--error",
-        "none",
-    ]
+    argv = [sys.executable, "-m", "jobs.train", data, "--model", model, "--epochs", 12, "--latent", 2]
     argv += ["--error", "none", "--set", "training.checkpoint_seconds=0", "--set", "training.batch_size=256"]
     words = [str(word) for word in argv]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}

@@ -17,7 +17,7 @@ from vae_model.layout import FeatureLayout, Span
 from vae_model.network import VAE, NetworkConfig
 
 pytestmark = pytest.mark.slow
-EPOCHS, BATCH, LATENTS = 60, 64, 12
+EPOCHS, BATCH, LATENTS = 120, 64, 12
 
 
 def trained(bins: torch.Tensor) -> VAE:
