@@ -101,14 +101,16 @@ class OutputLock:
             if last:
                 self._wait_for(last)
             self.generation = last + 1
-            if self._place(self.generation).create_bytes(self._me.to_bytes()) and self._is_mine():
-                if self._is_alone(found):
-                    for number in found:
-                        self._place(number).remove()
-                    self._thread.start()
-                    return self
-                self._place(self.generation).remove()
-                time.sleep(random.uniform(0.0, 0.2))
+            mine = self._place(self.generation)
+            if not mine.create_bytes(self._me.to_bytes()) or not self._is_mine():
+                continue
+            if self._is_alone(found):
+                for number in found:
+                    self._place(number).remove()
+                self._thread.start()
+                return self
+            mine.remove()
+            time.sleep(random.uniform(0.0, 0.2))  # another may have stepped back, too
         raise OutputError(f"{self._what} {self._folder} is being written by another run; wait for it, or stop it")
 
     def __exit__(self, *_: object) -> None:

@@ -18,13 +18,13 @@ from tests.conftest import Command
 from tests.small import encode_here, tiny_bundle
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, 2, 25])
 def test_do_tiny_datasets_work(tmp_path: Path, parvae: Command, rows: int) -> None:
     (tmp_path / "data").mkdir()
     now = datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC)
     kind = pd.CategoricalDtype(["z", "b", "unused", "a"], ordered=True)
-    for name, letters in (("a.parquet", ["a", "z"]), ("b.parquet", ["b", "a"])):
-        frame = pd.DataFrame({"x": np.arange(rows) * 1.5, "size": pd.Categorical(letters[:rows], dtype=kind)})
+    for name, letters in (("a.parquet", ["a", "b", "z"]), ("b.parquet", ["b", "a"])):
+        frame = pd.DataFrame({"x": np.arange(rows) * 1.5, "size": pd.Categorical(np.resize(letters, rows), dtype=kind)})
         table = pa.Table.from_pandas(frame).append_column("when", pa.array([now] * rows))
         pq.write_table(table.append_column("none", pa.nulls(rows, pa.string())), tmp_path / "data" / name)
     model, out, back = tmp_path / "model", tmp_path / "archive", tmp_path / "back"
