@@ -4,16 +4,18 @@ PIP_TORCH ?=
 BIN = .venv/bin
 # Tests that run side by side, each with a Ray of its own; the tests of a file stay together
 JOBS ?= 2
-PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile
+# modules are compiled when they are first imported: most of what is installed never is
+PIP = $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: venv demo test test-slow soak lint docs clean
+.PHONY: venv demo test test-slow test-all soak lint docs clean
 
 venv: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_TORCH) torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) $(PIP_TORCH) torch
+	$(PIP) --editable '.[dev]'
 	touch .venv/ready
 
 demo: venv
@@ -24,6 +26,9 @@ test: venv lint
 
 test-slow: venv
 	$(PYTEST) -m slow
+
+test-all: venv lint
+	$(PYTEST)
 
 # every fault ten times in a row; hours are no surprise; goes on where it stopped
 soak: venv

@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 README_PAGES = {
-    "index.md": ("", "Two commands"),
+    "index.md": ("", "Try it"),
     "tour.md": ("Your own data, in six commands", "Anomaly scores", "Rows that never were", "On a Ray cluster"),
     "glossary.md": ("Glossary", "Limits"),
     "files.md": ("Files",),

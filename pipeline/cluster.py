@@ -34,6 +34,9 @@ MAX_BLOCKS = 10_000
 """Ray Data blocks that a list of work units is cut into at most."""
 TRIES = 4
 """How often a work unit is begun whose worker dies: by a node that goes, or by the unit itself."""
+_DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
+_FEW = 8
+"""Units a worker for which no actors are started: a process that is there already takes them as tasks."""
 
 
 @contextlib.contextmanager
@@ -119,19 +122,20 @@ def run_units(
     gpu: bool = False,
     overlap: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Runs `worker(**arguments)` over work units in a pool of Ray Data actors, yielding results as they come.
+    """Runs `worker(**arguments)` over work units with Ray Data, yielding results as they come.
 
     Identity is the caller's: each item is one JSON text, each result one JSON text, and every item must be
-    answered. Reading, computing and writing overlap inside the actor.
+    answered. A pool of actors does many units; reading, computing and writing may overlap inside an actor. A few
+    units become tasks, for which Ray takes processes that earlier ones of the same job have left.
 
     Args:
         units: JSON-serializable items.
         worker: A class whose instances turn an item (a dict) into a result (a dict).
         arguments: Its constructor's arguments.
         cluster: The cluster.
-        workers: Number of actors.
-        gpu: Whether each actor gets a GPU.
-        overlap: Units that an actor works on at once, in threads (`pipeline.turns`).
+        workers: Units that are worked on in processes of their own at once.
+        gpu: Whether each process gets a GPU.
+        overlap: Units that a process works on at once, in threads (`pipeline.turns`).
 
     Raises:
         ParvaeError: What a worker raised, or that a unit stayed without an answer.
@@ -147,7 +151,7 @@ def run_units(
             for item, text in zip(*(batch.column(name).to_pylist() for name in ("item", "result")), strict=True):
                 waiting.pop(item, None)
                 yield _opened(json.loads(text))
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+    except _DEATHS as error:
         raise JobError(
             f"workers died on the same work unit {TRIES} times (the first unit without an answer: {_name(waiting)}): "
             "is a node too small for it, or do nodes go before one is done? what is finished stays, run the same "
@@ -164,7 +168,7 @@ def run_units(
 def _pool(
     items: list[str], content: dict[str, Any], cluster: Cluster, workers: int, gpu: bool, overlap: int
 ) -> ray.data.Dataset:
-    """A dataset of results: items go through a pool of actors, each around a worker of its own."""
+    """A dataset of results: items go through actors or tasks, each around a worker of its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -172,24 +176,26 @@ def _pool(
     context.memory_usage_poll_interval_s = None  # every look walks through all of a worker's pages
     handle = ray.put(content)
     dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
+    common: dict[str, Any] = {
+        "fn_kwargs": {"handles": [handle]},
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "num_cpus": 0 if gpu else cluster.cpus_per_worker(workers),
+        "num_gpus": 1 if gpu else 0,
+        "memory": cluster.memory_per_worker() or None,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray Data 2.60 names no other way to bound the tries
-        return dataset.map_batches(
-            _UnitActor,
-            fn_kwargs={"handles": [handle]},
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=workers,
-                max_tasks_in_flight_per_actor=2,
-                max_concurrent_calls_per_actor=overlap,
-                enable_true_multi_threading=overlap > 1,
-            ),
-            num_cpus=0 if gpu else cluster.cpus_per_worker(workers),
-            num_gpus=1 if gpu else 0,
-            memory=cluster.memory_per_worker() or None,
-            max_task_retries=TRIES - 1,
+        if overlap == 1 and not gpu and len(items) <= _FEW * workers:
+            tasks = ray.data.TaskPoolStrategy(size=workers)
+            return dataset.map_batches(_unit_task, compute=tasks, max_retries=TRIES - 1, **common)
+        actors = ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=2,
+            max_concurrent_calls_per_actor=overlap,
+            enable_true_multi_threading=overlap > 1,
         )
+        return dataset.map_batches(_UnitActor, compute=actors, max_task_retries=TRIES - 1, **common)
 
 
 def _name(items: Iterable[str]) -> str:
@@ -223,6 +229,19 @@ class _UnitActor:
             return json.dumps({"error": type(error).__name__, "arguments": [str(error), *blamed]})
         except OSError as error:
             return json.dumps({"error": JobError.__name__, "arguments": [f"{error}; mend it and run the job again"]})
+
+
+_MADE: dict[str, _UnitActor] = {}
+"""What the tasks of the last run made in this process, by where its content lies."""
+
+
+def _unit_task(batch: pa.Table, handles: list[Any]) -> pa.Table:
+    """Does what the actor does: the worker that a process has made stays for the next task of the same run."""
+    key = handles[0].hex()
+    if key not in _MADE:
+        _MADE.clear()
+        _MADE[key] = _UnitActor()
+    return _MADE[key](batch, handles)
 
 
 def _opened(envelope: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pipeline.plan import PartRecord, fingerprint
 from pipeline.progress import Progress
 from pipeline.readahead import write_behind
 from pipeline.storage import Location
-from pipeline.turns import OVERLAP, Turns, begun
+from pipeline.turns import Turns, begun
 
 LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def decode(
         out: Folder to write.
         columns: Columns to decode, None for all.
         workers: Decoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
-            a local one no more than the work is worth.
+            and no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether another decode's unfinished output in the folder may be replaced.
 
@@ -128,7 +128,8 @@ def _decode_files(
     }
     progress = Progress("decode", len(items), opened.manifest["bytes_in"] / max(1, opened.rows))
     rows = sum(part.rows for path in done for part in files[path])
-    for result in run_units(items, FileDecoder, arguments, cluster, count, gpu, OVERLAP):
+    overlap = cluster.overlap_for(opened.manifest["bytes_in"])
+    for result in run_units(items, FileDecoder, arguments, cluster, count, gpu, overlap):
         lock.check()
         ledger.add(result)
         rows += result["rows"]

@@ -29,7 +29,7 @@ from pipeline.readahead import read_ahead, write_behind
 from pipeline.request import QUARANTINE, EncodeOptions, check_request
 from pipeline.rows import Exceptions, concat_exceptions
 from pipeline.storage import Location
-from pipeline.turns import OVERLAP, Turns, begun
+from pipeline.turns import Turns, begun
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def encode(
         out: Folder to write.
         options: What is kept, and how exactly.
         workers: Encoding actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
-            a local one no more than the work is worth.
+            and no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether an archive, or another run's parts, in the folder may be replaced.
 
@@ -139,7 +139,8 @@ def _encode_units(
     }
     progress = Progress("encode", len(missing), run.dataset.size / max(1, run.dataset.rows))
     items = [unit.to_json() for unit in missing]
-    for result in run_units(items, UnitEncoder, arguments, cluster, workers, gpu, OVERLAP):
+    overlap = cluster.overlap_for(run.dataset.size)
+    for result in run_units(items, UnitEncoder, arguments, cluster, workers, gpu, overlap):
         lock.check()
         if "reason" in result:
             run.leave_out(result["path"], result["reason"])

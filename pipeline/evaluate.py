@@ -44,7 +44,7 @@ def evaluate(
         data: The dataset.
         archive: The archive.
         workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
-            a local one no more than the work is worth.
+            and no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         seed: Seed of the latent noise that the ELBO is estimated with.
         report: The page that is to be written; None: none.

@@ -12,12 +12,13 @@ import ray
 
 from pipeline.autoscaler import wait_for
 from pipeline.errors import ResourceError
+from pipeline.turns import OVERLAP
 
 LOG = logging.getLogger(__name__)
 READ_CPUS = 0.5
 """CPUs of one node that every job leaves for reading; without them Ray Data waits for ever and says nothing."""
 WORTH_A_WORKER = 1 << 20
-"""Bytes of Parquet that one more worker of a local cluster is worth its start for, some three seconds of a CPU."""
+"""Bytes of Parquet that one more worker is worth its start for, some three seconds of a CPU."""
 WORKER_MEMORY = 1 << 30
 """Bytes of memory that each worker reserves: twice what encoding and decoding were measured to take."""
 
@@ -66,8 +67,7 @@ class Cluster:
     def workers_for(self, wanted: int | None, gpu: bool, size: int | None = None) -> int:
         """How many workers a job gets: as many as wanted, else one a GPU or one a CPU.
 
-        A local cluster starts no more than there is work for: one worker has all its CPUs, too. A cluster that can
-        grow is asked to, and waited for.
+        No more are started than there is work for. A cluster that can grow is asked to, and waited for.
 
         Args:
             wanted: Workers that the user asked for.
@@ -85,6 +85,15 @@ class Cluster:
             raise ResourceError(lack)
         self._check_memory(workers)
         return workers
+
+    @staticmethod
+    def overlap_for(size: int) -> int:
+        """Units that a worker has under way at once: one of work that is soon done, else as many as pay.
+
+        Args:
+            size: Bytes of the Parquet files that are worked on.
+        """
+        return OVERLAP if size > WORTH_A_WORKER else 1
 
     def cpus_per_worker(self, workers: int) -> float:
         """CPUs that each worker reserves so that `READ_CPUS` stay free on one node, wherever Ray places them."""
@@ -105,7 +114,7 @@ class Cluster:
 
     def _worth(self, size: int | None) -> int:
         """Workers that work of a size is worth starting."""
-        return -(-size // WORTH_A_WORKER) if self.local and size is not None else sys.maxsize
+        return sys.maxsize if size is None else -(-size // WORTH_A_WORKER)
 
     def _most(self, gpu: bool) -> int:
         """Workers that fit, one a GPU or one a CPU."""

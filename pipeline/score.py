@@ -66,7 +66,7 @@ def score(
         out: Folder to write.
         options: What is asked for.
         workers: Scoring actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
-            a local one no more than the work is worth.
+            and no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
         overwrite: Whether scores, or another run's unfinished ones, in the folder may be replaced.
 

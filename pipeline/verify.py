@@ -26,7 +26,7 @@ def verify(archive: Location, workers: int | None = None, gpu: bool = False) -> 
     Args:
         archive: The archive.
         workers: Actors; None: as many as the cluster has CPUs (GPUs with `gpu`),
-            a local one no more than the work is worth.
+            and no more than the work is worth.
         gpu: Whether actors run the network on GPUs.
 
     Returns:

@@ -71,12 +71,14 @@ def test_are_workers_counted_by_what_there_is() -> None:
     assert Cluster([Node(2.0)], local=False).memory_per_worker() == WORKER_MEMORY
 
 
-def test_does_a_local_cluster_start_no_more_workers_than_there_is_work_for() -> None:
+def test_are_no_more_workers_started_than_there_is_work_for() -> None:
     sizes = (0, 1, WORTH_A_WORKER, WORTH_A_WORKER + 1)
     assert [here(Node(4.0)).workers_for(None, False, size) for size in sizes] == [1, 1, 1, 2]
     assert here(Node(4.0)).workers_for(None, False, 100 * WORTH_A_WORKER) == 4
     assert here(Node(4.0)).workers_for(3, False, 1) == 3
-    assert Cluster([Node(4.0)], local=False).workers_for(None, False, 1) == 4
+    far = Cluster([Node(4.0)] * 9, local=False)
+    assert far.workers_for(None, False, WORTH_A_WORKER + 1) == 2
+    assert far.workers_for(None, False, 100 * WORTH_A_WORKER) == far.workers_for(None, False) == 36
 
 
 @pytest.mark.parametrize(
@@ -290,11 +292,11 @@ class Work:
             time.sleep(600)
         return item
 
-items = json.loads(sys.argv[1])
+items, overlap = json.loads(sys.argv[1]), int(sys.argv[2])
 try:
     with connected() as cluster:
         workers = cluster.workers_for(1, False)
-        for result in run_units(items, Work, {}, cluster, workers):
+        for result in run_units(items, Work, {}, cluster, workers, overlap=overlap):
             print("done", flush=True)
 except ParvaeError as error:
     print(type(error).__name__, error, file=sys.stderr)
@@ -309,22 +311,24 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def driver(cluster: RayCluster, script: str, items: str) -> subprocess.Popen[str]:
+def driver(cluster: RayCluster, script: str, items: str, overlap: int) -> subprocess.Popen[str]:
     environment = {**cluster.environment, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, script, items]
+    command = [sys.executable, script, items, str(overlap)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.mark.slow
 def test_does_a_unit_that_kills_its_worker_every_time_end_the_job(script: str) -> None:
+    """As an actor's unit, and as a task."""
     with ray_cluster(1, cpus=2) as cluster:
-        process = driver(cluster, script, '[{"deadly": true, "path": "large.parquet"}]')
-        _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 1, stderr
-    assert "JobError workers died on the same work unit 4 times" in stderr
-    assert "large.parquet" in stderr
-    assert "Traceback" not in stderr
+        for overlap in (2, 1):
+            process = driver(cluster, script, '[{"deadly": true, "path": "large.parquet"}]', overlap)
+            _, stderr = process.communicate(timeout=200)
+            assert process.returncode == 1, stderr
+            assert "JobError workers died on the same work unit 4 times" in stderr
+            assert "large.parquet" in stderr
+            assert "Traceback" not in stderr
 
 
 @pytest.mark.slow
@@ -332,7 +336,7 @@ def test_does_a_unit_that_kills_its_worker_every_time_end_the_job(script: str) -
 def test_does_a_cluster_that_dies_under_the_driver_end_with_a_line(script: str, title: str, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     with ray_cluster(1, cpus=2) as cluster:
-        process = driver(cluster, script, json.dumps([{"deadly": False, "begun": str(begun)}]))
+        process = driver(cluster, script, json.dumps([{"deadly": False, "begun": str(begun)}]), 2)
         wait_until(lambda: begun.exists() or process.poll() is not None, what="for a unit to begin")
         assert process.poll() is None
         (victim,) = cluster.processes(title)

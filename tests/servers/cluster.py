@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,11 @@ class RayCluster:
     Args:
         cpus: CPUs that every node believes in.
         variables: More environment variables of every process.
+        inside: A command that runs the one behind it where the cluster shall be, as in a namespace.
     """
 
-    def __init__(self, cpus: int = 1, variables: dict[str, str] | None = None) -> None:
-        self._cpus, self._folder = cpus, tempfile.mkdtemp(prefix="ray-")
+    def __init__(self, cpus: int = 1, variables: dict[str, str] | None = None, inside: Sequence[str] = ()) -> None:
+        self._cpus, self._folder, self._inside = cpus, tempfile.mkdtemp(prefix="ray-"), inside
         self._port, dashboard = free_port(), free_port()
         self._nodes: dict[int, subprocess.Popen[bytes]] = {}
         self._roles: dict[int, list[str]] = {}
@@ -146,7 +147,7 @@ class RayCluster:
 
     def start(self, *entrypoint: object, **options: Any) -> subprocess.Popen[str]:
         """Starts a driver, `python -m ENTRYPOINT`, in a process group of its own on this cluster."""
-        command = [sys.executable, "-m", *map(str, entrypoint)]
+        command = [*self._inside, sys.executable, "-m", *map(str, entrypoint)]
         environment = {**self.environment, "RAY_ADDRESS": self.address, **options.pop("variables", {})}
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
@@ -177,7 +178,7 @@ class RayCluster:
         self._started += 1
         assert self._started < 30, f"nodes do not start, see {self._folder}/*.log"
         self._roles[number] = role
-        command = [RAY, "start", *role, f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats"]
+        command = [*self._inside, RAY, "start", *role, f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={self._cpus}", "--block"]
         command += ["--object-store-memory=200000000", f"--temp-dir={self._folder}/{self._started}"]
         with open(Path(self._folder, f"{self._started}.log"), "wb") as log:
@@ -187,9 +188,11 @@ class RayCluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(nodes: int, cpus: int = 1, variables: dict[str, str] | None = None) -> Iterator[RayCluster]:
+def ray_cluster(
+    nodes: int, cpus: int = 1, variables: dict[str, str] | None = None, inside: Sequence[str] = ()
+) -> Iterator[RayCluster]:
     """A cluster with so many nodes, the head one of them."""
-    cluster = RayCluster(cpus, variables)
+    cluster = RayCluster(cpus, variables, inside)
     try:
         for _ in range(nodes - 1):
             cluster.start_node()

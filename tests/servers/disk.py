@@ -46,6 +46,11 @@ class SmallDisk:
         return Path(f"/proc/{self._keeper.pid}/root{self.folder}")
 
     @property
+    def inside(self) -> list[str]:
+        """What runs the command behind it where the disk is."""
+        return ["nsenter", f"--target={self._keeper.pid}", "--user", "--mount", "--preserve-credentials", "--"]
+
+    @property
     def used(self) -> int:
         """Bytes that are taken."""
         disk = os.statvfs(self.outside)
@@ -70,9 +75,8 @@ class SmallDisk:
         self._keeper.communicate()
 
     def _enter(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        inside = ["nsenter", f"--target={self._keeper.pid}", "--user", "--mount", "--preserve-credentials", "--"]
         return subprocess.run(
-            [*inside, *command], cwd=ROOT, capture_output=True, text=True, timeout=300, **{"check": False, **options}
+            [*self.inside, *command], cwd=ROOT, capture_output=True, text=True, timeout=300, **{"check": False, **options}
         )
 
 

@@ -14,12 +14,16 @@ import pyarrow as pa
 import pytest
 
 from pipeline.archive import Archive
+from pipeline.config import Optimization, TrainConfig
+from pipeline.dataset import open_dataset
 from pipeline.storage import Location
 from tests.servers.cluster import RayCluster, figures, kill_tree, ray_cluster, wait_until
 from tests.servers.disk import small_disk
 from tests.servers.store import Store
 from tests.slow import disturbed
 from tests.slow.disturbed import FILES, check_archive, check_decoded, finished_units, local
+from tests.small import save_model, train_here
+from vae_model.config import NetworkConfig
 
 pytestmark = pytest.mark.slow
 
@@ -72,16 +76,17 @@ def cluster(running_cluster: RayCluster) -> RayCluster:
 @pytest.fixture(scope="module")
 def calm(running_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Calm:
     work = tmp_path_factory.mktemp("calm")
-    data, model, archive, back = (local(work / name) for name in ("data", "model", "archive", "back"))
+    data, model, archive = (local(work / name) for name in ("data", "model", "archive"))
     disturbed.write_source(data)
-    trained = figures(running_cluster.run("jobs.train", data, "--model", model, *TRAIN))
+    dataset = open_dataset(data)
+    network, training = NetworkConfig(latent_dim=2, hidden=(16,)), Optimization(epochs=EPOCHS)
+    bundle = train_here(dataset, TrainConfig(passthrough=("row",), effort="fast", network=network, training=training))
+    save_model(dataset, bundle, model)
     figures(running_cluster.run("jobs.encode", data, "--model", model, "--out", archive))
-    figures(running_cluster.run("jobs.decode", archive, "--out", back))
-    decoded = disturbed.read_folder(back)
+    decoded = Archive.open(archive).read()
     disturbed.check_values(disturbed.read_folder(data), decoded)
-    calm = Calm(data, model, trained["minus_elbo_bits_per_row"], decoded)
-    calm.check(archive)
-    return calm
+    check_archive(archive, ROWS)
+    return Calm(data, model, bundle.training["history"][-1]["minus_elbo_bits"], decoded)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -209,22 +214,22 @@ def test_is_a_store_survived_that_is_too_busy_for_a_third_of_the_requests(
 
 
 def test_is_a_full_disk_named_and_the_run_finished_once_there_is_room(calm: Calm, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 600 << 10) as disk:
+    with small_disk(tmp_path / "disk", 600 << 10) as disk, ray_cluster(1, cpus=2, inside=disk.inside) as cluster:
         encode = ["jobs.encode", calm.data, "--model", calm.model, "--out", disk.folder / "archive"]
-        full = disk.run(*encode)
+        full = cluster.run(*encode)
         check_refusal(full, str(disk.folder))
         outside = local(disk.outside)
         assert not outside.join("archive/_manifest.json").exists()
         assert 0 < finished_units(outside.join("archive")) < FILES
         disk.resize(PLENTY)
-        second = figures(disk.run(*encode))
+        second = figures(cluster.run(*encode))
         assert second["parts_resumed"] > 0
         calm.check(outside.join("archive"))
         decode = ["jobs.decode", disk.folder / "archive", "--out", disk.folder / "back"]
         disk.resize(disk.used + (300 << 10))
-        check_refusal(disk.run(*decode), str(disk.folder))
+        check_refusal(cluster.run(*decode), str(disk.folder))
         disk.resize(PLENTY)
-        assert figures(disk.run(*decode))["rows"] == ROWS
+        assert figures(cluster.run(*decode))["rows"] == ROWS
         check_decoded(outside.join("back"), calm.decoded)
 
 

@@ -1,0 +1,60 @@
+"""Does every work unit get its answer, whether actors do it or tasks?"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from pipeline.cluster import _FEW, connected, run_units
+from pipeline.errors import DatasetError, JobError
+
+FEW, MANY = _FEW, _FEW + 1
+"""Units of a worker that become tasks, and those that are given to an actor."""
+
+
+class Work:
+    """Answers with what it was made of, by which process, and as which unit of its maker."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._done = name, 0
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if item.get("fails") == "input":
+            raise DatasetError("the 3rd row group is broken", "a.parquet")
+        if item.get("fails") == "disk":
+            raise OSError("no space left")
+        self._done += 1
+        return {"item": item, "name": self._name, "process": os.getpid(), "done": self._done}
+
+
+def answers(name: str, items: list[dict[str, Any]], workers: int = 1, overlap: int = 1) -> list[dict[str, Any]]:
+    with connected() as cluster:
+        return list(run_units(items, Work, {"name": name}, cluster, workers, overlap=overlap))
+
+
+@pytest.mark.parametrize(("count", "workers", "overlap"), [(0, 1, 1), (FEW, 1, 1), (3, 2, 1), (MANY, 1, 1), (3, 1, 2)])
+def test_is_every_unit_answered_by_the_worker_of_its_run(
+    ray_session: None, count: int, workers: int, overlap: int
+) -> None:
+    for name in ("first", "second"):
+        found = answers(name, [{"number": number} for number in range(count)], workers, overlap)
+        assert sorted(answer["item"]["number"] for answer in found) == list(range(count))
+        assert {answer["name"] for answer in found} <= {name}
+
+
+def test_is_a_worker_made_once_in_a_process(ray_session: None) -> None:
+    found = answers("once", [{"number": number} for number in range(FEW)])
+    for process in {answer["process"] for answer in found}:
+        done = [answer["done"] for answer in found if answer["process"] == process]
+        assert sorted(done) == list(range(1, len(done) + 1))
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+@pytest.mark.parametrize(("fails", "error", "said"), [("input", DatasetError, "3rd"), ("disk", JobError, "no space")])
+def test_does_an_error_keep_its_type_and_its_words(
+    ray_session: None, count: int, fails: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        answers("failing", [{"number": number, "fails": fails} for number in range(count)])
