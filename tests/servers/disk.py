@@ -76,7 +76,12 @@ class SmallDisk:
 
     def _enter(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.inside, *command], cwd=ROOT, capture_output=True, text=True, timeout=300, **{"check": False, **options}
+            [*self.inside, *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **{"check": False, **options},
         )
 
 
