@@ -180,7 +180,11 @@ class RayCluster:
         self._roles[number] = role
         command = [*self._inside, RAY, "start", *role, f"--dashboard-agent-listen-port={free_port()}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={self._cpus}", "--block"]
-        command += ["--disable-usage-stats", "--object-store-memory=200000000", f"--temp-dir={self._folder}/{self._started}"]
+        command += [
+            "--disable-usage-stats",
+            "--object-store-memory=200000000",
+            f"--temp-dir={self._folder}/{self._started}",
+        ]
         with open(Path(self._folder, f"{self._started}.log"), "wb") as log:
             self._nodes[number] = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
