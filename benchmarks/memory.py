@@ -119,7 +119,7 @@ def memory_of(driver: int) -> dict[str, float]:
                 found["all MB"] += memory.uss / 1e6
                 if one.pid == driver:
                     found["driver MB"] = memory.rss / 1e6
-                if "MapWorker" in " ".join(one.cmdline()):
+                if "MapBatches" in " ".join(one.cmdline()):
                     found["worker MB"] = max(found["worker MB"], memory.rss / 1e6)
     return found
 

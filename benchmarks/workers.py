@@ -92,7 +92,7 @@ def processor_seconds(pid: int) -> dict[str, float]:
             with contextlib.suppress(psutil.Error):
                 times = one.cpu_times()
                 found["all"] += times.user + times.system
-                if "MapWorker" in " ".join(one.cmdline()):
+                if "MapBatches" in " ".join(one.cmdline()):
                     found["worker"] += times.user + times.system
     return found
 

@@ -32,6 +32,8 @@ BEAT = 3.0
 """Seconds between two signs of life."""
 STALE = 30.0
 """Seconds after which a lock without a sign of life counts as abandoned."""
+STEP_BACK = 0.5
+"""Seconds that a run which finds itself second is given to remove its lock before the first one believes in it."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,10 @@ class OutputLock:
         found = self._read(self.generation)
         return found is not None and found.token == self._me.token
 
+    def _holds(self) -> bool:
+        """Whether no later run has the lock; one that steps back seems to have it for a moment."""
+        return max(_locks(self._folder), default=0) == self.generation and self._is_mine()
+
     def _is_alone(self, found: list[int]) -> bool:
         """Whether no run took a lock that this one did not find before it made its own.
 
@@ -189,8 +195,8 @@ class OutputLock:
         """Gives signs of life until the end, or until the lock is lost."""
         while not self._stop.wait(BEAT):
             try:
-                found = _locks(self._folder)
-                if max(found, default=0) != self.generation or not self._is_mine():
+                if not self._holds() and (self._stop.wait(STEP_BACK) or not self._holds()):
+                    found = _locks(self._folder)
                     other = self._read(max(found)) if found else None
                     self._lost = "another run" if other is None else f"another run ({other.name})"
                     return

@@ -108,6 +108,24 @@ def test_does_a_run_that_was_taken_for_dead_notice(folder: Location, quick: None
     assert [stat.path for stat in folder.files()] == [f"{LOCK_FOLDER}/000002.json"]
 
 
+def test_is_a_run_that_steps_back_no_later_one(folder: Location, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEP_BACK", 0.01)
+    whole = module._locks
+    listings: list[Location] = []
+
+    def every_other_time(where: Location) -> list[int]:
+        listings.append(where)
+        return [*whole(where), 99] if len(listings) % 2 else whole(where)
+
+    with OutputLock(folder, "--out") as lock:
+        monkeypatch.setattr(module, "_locks", every_other_time)
+        deadline = time.monotonic() + 60
+        while len(listings) < 8 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        lock.check()
+    assert len(listings) >= 8
+
+
 def test_does_one_of_many_win(folder: Location) -> None:
     put(folder, 1, dataclasses.replace(Holder.this(), started=1))  # a process that is gone
     won: list[int] = []
