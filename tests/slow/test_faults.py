@@ -107,6 +107,16 @@ def when_some_are_finished(driver: subprocess.Popen[str], output: Location) -> i
     return found
 
 
+def when_the_newest_node_works(cluster: RayCluster, driver: subprocess.Popen[str]) -> None:
+    """Waits until a running driver has a worker on the node that joined last."""
+
+    def works() -> bool:
+        assert driver.poll() is None, driver.communicate()
+        return bool(cluster.processes("UnitActor", cluster.newest))
+
+    wait_until(works, what=f"for a worker on node {cluster.newest}")
+
+
 def ended(driver: subprocess.Popen[str], seconds: float = 240) -> dict[str, Any]:
     """The figures of a driver that comes to a good end."""
     try:
@@ -140,8 +150,8 @@ def test_does_training_survive_a_killed_worker(cluster: RayCluster, calm: Calm, 
 def test_does_an_encode_survive_a_killed_node(cluster: RayCluster, calm: Calm, tmp_path: Path) -> None:
     archive = local(tmp_path / "archive")
     driver = cluster.start("jobs.encode", calm.data, "--model", calm.model, "--out", archive)
+    when_the_newest_node_works(cluster, driver)
     when_some_are_finished(driver, archive)
-    assert cluster.processes("UnitActor", cluster.newest)
     cluster.kill_node(cluster.newest)
     assert ended(driver)["rows"] == ROWS
     calm.check(archive)
@@ -189,8 +199,7 @@ def test_does_a_node_that_joins_in_the_middle_disturb_nothing_and_help_the_next(
     assert ended(driver)["rows"] == ROWS
     calm.check(first)
     driver = cluster.start("jobs.encode", calm.data, "--model", calm.model, "--out", second)
-    when_some_are_finished(driver, second)
-    assert cluster.processes("UnitActor", cluster.newest)
+    when_the_newest_node_works(cluster, driver)
     assert ended(driver)["rows"] == ROWS
     calm.check(second)
 
