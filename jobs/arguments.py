@@ -68,7 +68,10 @@ def add_effort(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def add_workers(parser: argparse.ArgumentParser, default: str) -> None:
+def add_workers(
+    parser: argparse.ArgumentParser,
+    default: str = "one a CPU, or one a GPU with --gpu, and no more than one a MiB of Parquet",
+) -> None:
     """Adds `--workers` and `--gpu`."""
     parser.add_argument("--workers", type=positive, metavar="N", help=f"Ray workers (default: {default})")
     parser.add_argument("--gpu", action="store_true", help="run the network on GPUs, one a worker")

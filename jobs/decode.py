@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE", help="folder of an archive")
     parser.add_argument("--out", required=True, metavar="DATA", help="folder to write the Parquet files to")
     parser.add_argument("--columns", action="append", metavar="COL", help="decode this column only; repeat for more")
-    add_workers(parser, "one a CPU, or one a GPU with --gpu")
+    add_workers(parser)
     add_overwrite(parser, "an unfinished decode of something else")
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quarantine: files that cannot be read are left out and listed in the manifest, the others are encoded, "
         "and the exit status is 3 (default: fail)",
     )
-    add_workers(parser, "one a CPU, or one a GPU with --gpu")
+    add_workers(parser)
     add_overwrite(parser, "an archive")
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="measure general tools for the report on a sample of at most 4 MiB, up to half a minute (default: yes)",
     )
-    add_workers(parser, "one a CPU, or one a GPU with --gpu")
+    add_workers(parser)
     add_overwrite(parser, "a report")
 
 

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", metavar="ARCHIVE", help="archive whose latents are the reference (default: a sample of DATA)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random draws (default: 0)")
-    add_workers(parser, "one a CPU, or one a GPU with --gpu")
+    add_workers(parser)
     add_overwrite(parser, "scores")
 
 

@@ -11,7 +11,7 @@ from jobs.arguments import add_workers
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("archive", metavar="ARCHIVE", help="folder of an archive")
-    add_workers(parser, "one a CPU, or one a GPU with --gpu")
+    add_workers(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -36,14 +36,14 @@ def read_blocks(
     waiting: list[pa.RecordBatch] = []
     for batch in read_unit(root, unit, columns, block_rows):
         if waiting and not _same_dictionaries(waiting[0], batch):
-            yield _joined(waiting)
-            waiting = []
+            block, waiting = [_joined(waiting)], []
+            yield block.pop()
         rows = sum(part.num_rows for part in waiting)
         waiting.append(batch.slice(0, block_rows - rows))
         if rows + batch.num_rows >= block_rows:
-            yield _joined(waiting)
-            rest = batch.slice(block_rows - rows)
+            block, rest = [_joined(waiting)], batch.slice(block_rows - rows)
             waiting = [rest] if rest.num_rows else []
+            yield block.pop()  # nothing here holds on to a block, nor to what it was joined of
     if waiting:
         yield _joined(waiting)
 

@@ -27,7 +27,7 @@ from pipeline.plan import PartRecord, fingerprint
 from pipeline.progress import Progress
 from pipeline.readahead import write_behind
 from pipeline.storage import Location
-from pipeline.turns import Turns, begun
+from pipeline.turns import Begun, Turns
 
 LOG = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class FileDecoder:
                     if regroup is None:
                         regroup = stack.enter_context(_Regroup(path, self._decoder.schema_of(part), groups))
                         later = stack.enter_context(write_behind())
-                    blocks = begun(self._decoder.blocks(part))
+                    blocks = Begun(self._decoder.blocks(part))
                     with self._turns.taken():
                         for block in blocks:
                             batch = self._decoder.decoded(part, block)

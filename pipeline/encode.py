@@ -29,7 +29,7 @@ from pipeline.readahead import read_ahead, write_behind
 from pipeline.request import QUARANTINE, EncodeOptions, check_request
 from pipeline.rows import Exceptions, concat_exceptions
 from pipeline.storage import Location
-from pipeline.turns import Turns, begun
+from pipeline.turns import Begun, Turns
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,9 @@ class UnitEncoder:
         with contextlib.closing(writer), write_behind() as later:
             if not self._form.plan.guaranteed:
                 return self._encode_latents(writer, unit, later)
-            source = begun(read_ahead(read_blocks(self._root, unit, self._form.plan.block_rows), depth=1))
-            with self._turns.taken():
-                for batch in source:
+            blocks = read_blocks(self._root, unit, self._form.plan.block_rows)
+            with contextlib.closing(Begun(self._turns.read(blocks))) as source, self._turns.taken():
+                for batch in read_ahead(source, depth=1):
                     later(writer.write, batch, *self._coded(batch))
         return None
 
@@ -230,7 +230,7 @@ class UnitEncoder:
     def _encode_latents(self, writer: PartWriter, unit: WorkUnit, later: Callable[..., None]) -> float | None:
         """Encodes in pieces that fit a cache, so that reading overlaps even where a unit is one block."""
         bundle, block_rows = self._model.bundle, self._form.plan.block_rows
-        source = begun(read_ahead(read_blocks(self._root, unit, min(block_rows, bundle.piece_rows))))
+        source = Begun(read_ahead(read_blocks(self._root, unit, min(block_rows, bundle.piece_rows))))
         bits: list[float] = []
 
         def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -20,30 +20,27 @@ def read_ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
 
     Args:
         items: What to yield.
-        depth: Most items that wait.
+        depth: Most items that there are beside the one that was yielded last: the next is produced when one is taken.
     """
-    waiting: queue.Queue[tuple[bool, _T | BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[bool, _T | BaseException | None]) -> bool:
-        while not stop.is_set():
-            try:
-                waiting.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    waiting: queue.SimpleQueue[tuple[bool, _T | BaseException | None]] = queue.SimpleQueue()
+    room, stop = threading.Semaphore(depth), threading.Event()
 
     def produce() -> None:
         try:
-            for item in items:
-                if not put((True, item)):
+            source = iter(items)
+            while True:
+                room.acquire()
+                if stop.is_set():
                     return
-            put((False, None))
+                try:
+                    waiting.put((True, next(source)))
+                except StopIteration:
+                    waiting.put((False, None))
+                    return
         except BaseException as error:
-            put((False, error))
+            waiting.put((False, error))
         finally:
-            if isinstance(items, Generator):
+            if hasattr(items, "close"):
                 items.close()
 
     thread = threading.Thread(target=produce, daemon=True, name="read-ahead")
@@ -55,9 +52,11 @@ def read_ahead(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
                 if isinstance(value, BaseException):
                     raise value
                 return
+            room.release()
             yield value  # type: ignore[misc]
     finally:
         stop.set()
+        room.release()
         thread.join()
 
 

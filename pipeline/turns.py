@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 from pipeline.machine import use_threads
@@ -16,24 +16,46 @@ OVERLAP = 2
 
 
 class Turns:
-    """Lets one of a worker's units compute at a time, in a given number of torch threads.
+    """Lets one of a worker's units read at a time, and one compute, in a given number of torch threads.
 
     Args:
         threads: Compute threads. OpenMP keeps their number by thread, so every turn sets it.
     """
 
     def __init__(self, threads: int) -> None:
-        self._lock, self._threads = threading.Lock(), threads
+        self._computing, self._reading, self._threads = threading.Lock(), threading.Lock(), threads
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Waits until no other unit computes, and keeps them waiting."""
-        with self._lock:
+        with self._computing:
             use_threads(self._threads)
             yield
 
+    def read(self, items: Iterable[_T]) -> Generator[_T]:
+        """What one unit reads, the first item of which waits until the unit before has read its last.
 
-def begun(items: Iterable[_T]) -> Iterator[_T]:
-    """The same items, the first of which is taken at once: whatever reads ahead for it begins before a turn does."""
-    iterator = iter(items)
-    return itertools.chain(list(itertools.islice(iterator, 1)), iterator)
+        So units beside each other hold no more in memory than one unit that reads ahead.
+        """
+        with self._reading:
+            yield from items
+
+
+class Begun(Iterator[_T]):
+    """The same items, the first of which is taken at once: a unit has it at hand when its turn comes.
+
+    Args:
+        items: The items.
+    """
+
+    def __init__(self, items: Iterable[_T]) -> None:
+        self._items = iter(items)
+        self._first = list(itertools.islice(self._items, 1))
+
+    def __next__(self) -> _T:
+        return self._first.pop() if self._first else next(self._items)
+
+    def close(self) -> None:
+        """Ends a source that is a generator, wherever it is."""
+        if isinstance(self._items, Generator):
+            self._items.close()

@@ -23,7 +23,7 @@ from pipeline.errors import DatasetError
 from pipeline.machine import one_thread
 from pipeline.plan import PartRecord
 from pipeline.storage import Location
-from pipeline.turns import Turns, begun
+from pipeline.turns import Begun, Turns
 from tests.small import encode_here, prepare, tiny_bundle
 
 WITHOUT_TORCH = """
@@ -114,9 +114,37 @@ def test_is_the_first_item_taken_at_once_and_none_lost(count: int) -> None:
             taken.append(number)
             yield number
 
-    source = begun(items())
+    source = Begun(items())
     assert taken == list(range(min(1, count)))
     assert list(source) == list(range(count))
+
+
+def test_does_a_unit_read_only_when_the_one_before_has_read_all() -> None:
+    turns, taken = Turns(1), []
+
+    def items(name: str) -> Iterator[str]:
+        for number in range(3):
+            taken.append(f"{name}{number}")
+            yield taken[-1]
+
+    first = Begun(turns.read(items("a")))
+    second = threading.Thread(target=lambda: list(Begun(turns.read(items("b")))))
+    second.start()
+    time.sleep(0.1)
+    assert taken == ["a0"]
+    assert list(first) == ["a0", "a1", "a2"]
+    second.join(60)
+    assert taken == ["a0", "a1", "a2", "b0", "b1", "b2"]
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_does_a_unit_that_stops_early_let_the_next_one_read(read: int) -> None:
+    turns = Turns(1)
+    source = Begun(turns.read(range(9)))
+    for _ in range(read):
+        next(source)
+    source.close()
+    assert list(Begun(turns.read("x"))) == ["x"]
 
 
 def write_source(folder: Path) -> pa.Table:
