@@ -24,7 +24,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import errors, leftovers
 from pipeline.errors import DatasetError, JobError, ParvaeError, ResourceError
-from pipeline.machine import usable_cpus
+from pipeline.machine import trim_memory, usable_cpus
 from pipeline.preflight import Cluster
 from pipeline.watch import Watch
 
@@ -240,6 +240,7 @@ def _unit_task(batch: pa.Table, handles: list[Any]) -> pa.Table:
     key = handles[0].hex()
     if key not in _MADE:
         _MADE.clear()
+        trim_memory()
         _MADE[key] = _UnitActor()
     return _MADE[key](batch, handles)
 
