@@ -21,6 +21,7 @@ from pipeline.bundle import schema_from_text
 from pipeline.config import Optimization
 from pipeline.dataset import WorkUnit, read_unit
 from pipeline.errors import DatasetError
+from pipeline.machine import trim_memory
 from pipeline.packed import PackedRows
 from pipeline.rows import RowTransform
 from pipeline.sampling import MIN_ROWS_TO_HOLD_OUT, held_out
@@ -69,6 +70,7 @@ class PackUnits:
                 bins, _ = transform.from_batch(rows)
                 yield packed_table(unit.index, row, mask[row : row + len(bins)], packing.pack(bins))
                 row += len(bins)
+            trim_memory()
 
 
 @dataclass(frozen=True)
