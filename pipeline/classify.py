@@ -10,13 +10,14 @@ import numpy as np
 
 from pipeline.archive import Archive
 from pipeline.classifiers import Classifier, fit
-from pipeline.cluster import connected, run_units
+from pipeline.cluster import connected
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.features import Features, LatentKind, load
 from pipeline.labelled import Draw, FeatureSet, LabelledRows
 from pipeline.labels import check_label
 from pipeline.progress import Progress
 from pipeline.storage import Location
+from pipeline.units import run_units
 
 
 @dataclass(frozen=True)

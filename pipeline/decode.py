@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.archive import Archive
-from pipeline.cluster import Cluster, connected, run_units
+from pipeline.cluster import Cluster, connected
 from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError, InputError, JobError, OutputError
 from pipeline.ledger import Ledger, open_ledger
@@ -28,6 +28,7 @@ from pipeline.progress import Progress
 from pipeline.readahead import write_behind
 from pipeline.storage import Location
 from pipeline.turns import Begun, Turns
+from pipeline.units import run_units
 
 LOG = logging.getLogger(__name__)
 

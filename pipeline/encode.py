@@ -15,7 +15,7 @@ from pipeline.archive import PARTS_FOLDER
 from pipeline.archive_run import ArchiveRun, check_folder, give_up, open_run
 from pipeline.blocks import gathered, read_blocks
 from pipeline.cells import BlockCell
-from pipeline.cluster import Cluster, connected, run_units
+from pipeline.cluster import Cluster, connected
 from pipeline.dataset import WorkUnit, read_file_schema
 from pipeline.drift import Drift, sample_bits
 from pipeline.errors import DatasetError, InputError, JobError
@@ -30,6 +30,7 @@ from pipeline.request import QUARANTINE, EncodeOptions, check_request
 from pipeline.rows import Exceptions, concat_exceptions
 from pipeline.storage import Location
 from pipeline.turns import Begun, Turns
+from pipeline.units import run_units
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.archive import Archive
-from pipeline.cluster import connected, run_units
+from pipeline.cluster import connected
 from pipeline.compare import ColumnError
 from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.decoder import Decoder
@@ -28,6 +28,7 @@ from pipeline.report.collect import DetailOptions, Details, PartDetails
 from pipeline.report.options import ReportOptions
 from pipeline.report.projection import ACTIVE_KL
 from pipeline.storage import Location
+from pipeline.units import run_units
 
 
 def evaluate(

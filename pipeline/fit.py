@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 from pipeline.bundle import schema_from_text, schema_to_text
-from pipeline.cluster import Cluster, run_units
+from pipeline.cluster import Cluster
 from pipeline.columns import ColumnOptions, ColumnStats
 from pipeline.dataset import Dataset, WorkUnit, read_unit
 from pipeline.fitting import Fitted, empty_stats, fit_all, sample_size
@@ -17,6 +17,7 @@ from pipeline.progress import Progress
 from pipeline.readahead import read_ahead
 from pipeline.sampling import Priorities
 from pipeline.storage import Location
+from pipeline.units import run_units
 
 
 def fit_columns(

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from pipeline.blocks import Run, coded_block_rows, sample_runs
 from pipeline.bundle import Bundle
-from pipeline.cluster import Cluster, run_units
+from pipeline.cluster import Cluster
 from pipeline.codec_store import StoredCodec
 from pipeline.dataset import Dataset
 from pipeline.progress import Board
 from pipeline.promise import BOTH, FAST, Errors
 from pipeline.storage import Location
+from pipeline.units import run_units
 
 if TYPE_CHECKING:
     from pipeline.codec.guide import Guide

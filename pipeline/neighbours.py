@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from pipeline.archive import Archive
 from pipeline.bundle import Bundle
-from pipeline.cluster import Cluster, run_units
+from pipeline.cluster import Cluster
 from pipeline.dataset import Dataset, WorkUnit, read_unit
 from pipeline.errors import ArchiveError, ConfigError
 from pipeline.parts import PartReader, Wanted
 from pipeline.sampling import Priorities
 from pipeline.storage import Location
 from pipeline.thresholds import WHOLE_FILES
+from pipeline.units import run_units
 
 Latents = npt.NDArray[np.float32]
 REFERENCE_ROWS = 65_536

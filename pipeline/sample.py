@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.archive import MANIFEST_FILE, Archive
 from pipeline.bundle import Bundle
-from pipeline.cluster import connected, run_units
+from pipeline.cluster import connected
 from pipeline.conditions import Conditions, parse_conditions
 from pipeline.errors import ArchiveError, ConfigError, InputError, JobError, OutputError
 from pipeline.generate import Pilot, RowGenerator
@@ -30,6 +30,7 @@ from pipeline.progress import Progress
 from pipeline.sample_files import FileSampler, SampleOptions, file_rows, write_file
 from pipeline.storage import Location
 from pipeline.stored_latents import check_latents, sample_latents, with_posterior_noise
+from pipeline.units import run_units
 
 LOG = logging.getLogger(__name__)
 LEAST_LATENTS = 50

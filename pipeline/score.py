@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.archive import Archive
 from pipeline.bundle import Bundle
-from pipeline.cluster import Cluster, connected, run_units
+from pipeline.cluster import Cluster, connected
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import ConfigError, DatasetError, InputError, JobError, OutputError
 from pipeline.ledger import Ledger, open_ledger
@@ -26,6 +26,7 @@ from pipeline.progress import Progress
 from pipeline.score_files import ROW_GROUP, SCORE, FileFlagger, FileScorer, ScoreOptions, score_names
 from pipeline.storage import Location
 from pipeline.thresholds import WHOLE_FILES, Labels, best_f1, check_column, quantile, read_labels
+from pipeline.units import run_units
 
 LOG = logging.getLogger(__name__)
 SUMMARY_FILE = "_scores.json"

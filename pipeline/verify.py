@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from pipeline.archive import Archive
-from pipeline.cluster import connected, run_units
+from pipeline.cluster import connected
 from pipeline.decoder import Decoder
 from pipeline.errors import ArchiveError
 from pipeline.machine import use_threads
@@ -15,6 +15,7 @@ from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord
 from pipeline.progress import Progress
 from pipeline.storage import Location
+from pipeline.units import run_units
 
 MOST_NAMED = 20
 """Damaged parts that a message names at most."""

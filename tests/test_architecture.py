@@ -31,8 +31,9 @@ RAY_FILES = {
     "pipeline.progress",
     "pipeline.train",
     "pipeline.training_worker",
+    "pipeline.units",
 }
-"""The only files that import ray; every other step reaches it through `pipeline.cluster`."""
+"""The only files that import ray; every other step reaches it through `pipeline.cluster` and `pipeline.units`."""
 STEPS = {"train", "encode", "decode", "evaluate", "score", "sample", "walk"}
 """Of these, only the workers of `decode` are used by another one (`evaluate` decodes what it compares)."""
 PYTHON_FILE_LINES, FUNCTION_LINES = 350, 60

@@ -280,7 +280,8 @@ def test_is_a_ray_that_shuts_down_slowly_no_lost_one(monkeypatch: pytest.MonkeyP
 
 POISON = """
 import json, os, signal, sys, time
-from pipeline.cluster import connected, run_units
+from pipeline.cluster import connected
+from pipeline.units import run_units
 from pipeline.errors import ParvaeError
 
 class Work:

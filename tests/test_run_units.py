@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import _FEW, connected, run_units
+from pipeline.cluster import connected
 from pipeline.errors import DatasetError, JobError
+from pipeline.units import _FEW, run_units
 
 FEW, MANY = _FEW, _FEW + 1
 """Units of a worker that become tasks, and those that are given to an actor."""
