@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray.experimental import internal_kv
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import errors
@@ -25,6 +26,8 @@ MAX_BLOCKS = 10_000
 TRIES = 4
 """How often a work unit is begun whose worker dies: by a node that goes, or by the unit itself."""
 _DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
+_STOPPED = "parvae-stopped"
+"""Namespace of Ray's key-value store for runs that have failed. Ray's Python has no public one for a word to all."""
 _FEW = 8
 """Units a worker for which no actors are started: a process that is there already takes them as tasks."""
 
@@ -44,6 +47,9 @@ def run_units(
     answered. A pool of actors does many units; reading, computing and writing may overlap inside an actor. A few
     units become tasks, for which Ray takes processes that earlier ones of the same job have left.
 
+    What a worker raised comes when no unit is under way any more: units that have begun end (without their results
+    being told), the others are left. So nothing appears in a folder that the caller clears.
+
     Args:
         units: JSON-serializable items.
         worker: A class whose instances turn an item (a dict) into a result (a dict).
@@ -59,30 +65,44 @@ def run_units(
     items = [json.dumps(item) for item in units]
     if not items:
         return
-    content = {"worker": worker, "arguments": arguments}
-    dataset = _pool(items, content, cluster, min(workers, len(items)), gpu, overlap)
-    waiting = dict.fromkeys(items)
+    handle = ray.put({"worker": worker, "arguments": arguments})
+    dataset = _pool(items, handle, cluster, min(workers, len(items)), gpu, overlap)
+    waiting, failed = dict.fromkeys(items), None
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for item, text in zip(*(batch.column(name).to_pylist() for name in ("item", "result")), strict=True):
-                waiting.pop(item, None)
-                yield _opened(json.loads(text))
+        for item, envelope in _answers(dataset):
+            waiting.pop(item, None)
+            if failed is not None:
+                continue
+            if "error" in envelope:
+                failed = getattr(errors, envelope["error"])(*envelope["arguments"])
+                _stop(handle)
+            else:
+                yield dict(envelope["result"])
     except _DEATHS as error:
-        raise JobError(
+        raise failed or JobError(
             f"workers died on the same work unit {TRIES} times (the first unit without an answer: {_name(waiting)}): "
             "is a node too small for it, or do nodes go before one is done? what is finished stays, run the same "
             "command to continue"
         ) from error
     except ray.exceptions.RayError as error:
-        raise JobError(f"a Ray task failed: {error}") from error
+        raise failed or JobError(f"a Ray task failed: {error}") from error
+    if failed is not None:
+        raise failed
     if waiting:
         raise JobError(
             f"{len(waiting)} of {len(items)} work units gave no answer, the first {_name(waiting)}; run the job again"
         )
 
 
+def _answers(dataset: ray.data.Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Items and the envelopes of their results, as they come."""
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for item, text in zip(*(batch.column(name).to_pylist() for name in ("item", "result")), strict=True):
+            yield item, json.loads(text)
+
+
 def _pool(
-    items: list[str], content: dict[str, Any], cluster: Cluster, workers: int, gpu: bool, overlap: int
+    items: list[str], handle: ray.ObjectRef, cluster: Cluster, workers: int, gpu: bool, overlap: int
 ) -> ray.data.Dataset:
     """A dataset of results: items go through actors or tasks, each around a worker of its own."""
     context = ray.data.DataContext.get_current()
@@ -90,7 +110,6 @@ def _pool(
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a unit may take hours: choosing coders is one
     context.memory_usage_poll_interval_s = None  # every look walks through all of a worker's pages
-    handle = ray.put(content)
     dataset = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
     common: dict[str, Any] = {
         "fn_kwargs": {"handles": [handle]},
@@ -127,6 +146,7 @@ class _UnitActor:
     def __init__(self) -> None:
         self._worker: Any = None
         self._making = threading.Lock()
+        self._stopped = False
 
     def __call__(self, batch: pa.Table, handles: list[Any]) -> pa.Table:
         results = [self._answer(json.loads(text), handles[0]) for text in batch.column("item").to_pylist()]
@@ -134,6 +154,9 @@ class _UnitActor:
 
     def _answer(self, item: Any, handle: Any) -> str:
         """The result in an envelope: Ray would lose the type of an exception on its way to the driver."""
+        self._stopped = self._stopped or _is_stopped(handle)
+        if self._stopped:
+            return "{}"
         try:
             with self._making:
                 if self._worker is None:
@@ -161,7 +184,10 @@ def _unit_task(batch: pa.Table, handles: list[Any]) -> pa.Table:
     return _MADE[key](batch, handles)
 
 
-def _opened(envelope: dict[str, Any]) -> dict[str, Any]:
-    if "error" in envelope:
-        raise getattr(errors, envelope["error"])(*envelope["arguments"])
-    return dict(envelope["result"])
+def _stop(handle: ray.ObjectRef) -> None:
+    """Lets the workers of a run begin no further unit."""
+    internal_kv._internal_kv_put(handle.hex(), b"", namespace=_STOPPED)
+
+
+def _is_stopped(handle: ray.ObjectRef) -> bool:
+    return bool(internal_kv._internal_kv_exists(handle.hex(), namespace=_STOPPED))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +61,35 @@ def test_does_an_error_keep_its_type_and_its_words(
 ) -> None:
     with pytest.raises(error, match=said):
         answers("failing", [{"number": number, "fails": fails} for number in range(count)])
+
+
+class Slow:
+    """Leaves a file when a unit begins and one when it ends; unit 1 fails while unit 0 is under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        begun, first = self._folder / f"{item['number']}.begun", self._folder / "0.begun"
+        begun.touch()
+        if item["number"] == 1:
+            while not first.exists():
+                time.sleep(0.01)
+            raise DatasetError("the 3rd row group is broken", "a.parquet")
+        time.sleep(0.2 if item["number"] else 3.0)
+        begun.with_suffix(".ended").touch()
+        return item
+
+
+@pytest.mark.parametrize("count", [2 * FEW, 2 * MANY])
+def test_is_nothing_under_way_when_an_error_comes(ray_session: None, tmp_path: Path, count: int) -> None:
+    with connected() as cluster, pytest.raises(DatasetError, match="3rd"):
+        for _ in run_units([{"number": n} for n in range(count)], Slow, {"folder": tmp_path}, cluster, 2):
+            pass
+    found = {path.name for path in tmp_path.iterdir()}
+    time.sleep(1)
+    assert {path.name for path in tmp_path.iterdir()} == found
+    assert {"0.begun", "0.ended", "1.begun"} <= found
+    begun, ended = ({name[:-6] for name in found if name.endswith(end)} for end in (".begun", ".ended"))
+    assert begun - ended == {"1"}
+    assert len(begun) < count / 2
