@@ -29,6 +29,7 @@ PARTS_SCHEMA = pa.schema(
 _REQUIRED = PARTS_SCHEMA.names[:4]
 _SHA256_BYTES = 32
 _GROUP_ROWS, _BUFFER = 1 << 16, 1 << 20
+_MOST_ROWS = 2**62
 _OUTSIDE = r"^$|^/|\\|\x00|(^|/)\.\.(/|$)"
 """Paths that are no relative ones, or lead out of their folder."""
 Offsets = npt.NDArray[np.int64]
@@ -47,16 +48,11 @@ class PartTable(Sequence[PartRecord]):
     def __init__(self, table: pa.Table) -> None:
         columns = [_column(table, field) for field in PARTS_SCHEMA]
         self.table = pa.table(columns, schema=PARTS_SCHEMA)
-        self._columns: dict[str, pa.Array] = dict(zip(PARTS_SCHEMA.names, columns, strict=True))
+        self._columns: dict[str, Any] = dict(zip(PARTS_SCHEMA.names, columns, strict=True))
         self._check()
-        units = self._columns["unit"].fill_null(-1).to_numpy()
-        self._units: Offsets = np.where(units < 0, np.arange(len(units)), units)
-        groups = self._columns["row_groups"]
-        self._group_ends, sizes = _ends(groups.value_lengths()), groups.flatten().to_numpy()
-        row_ends = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(sizes, out=row_ends[1:])
-        self.row_ends: Offsets = row_ends[self._group_ends]
-        """Rows of all parts up to and with each one."""
+        self._units = _units(self._columns["unit"])
+        self._group_ends, self.row_ends = _group_and_row_ends(self._columns["row_groups"])
+        """Row groups, and rows, of all parts up to and with each one."""
         path = self._columns["path"]
         new = np.ones(len(path), bool)
         if len(path) > 1:
@@ -64,8 +60,6 @@ class PartTable(Sequence[PartRecord]):
         self._starts: Offsets = np.flatnonzero(new)
         if not _all_different(path.take(pa.array(self._starts)) if len(self._starts) < len(path) else path):
             raise ValueError("the parts of a file do not follow each other")
-        if (sizes < 0).any() or (row_ends < 0).any():
-            raise ValueError("a part has a number of rows below 0")
 
     def _check(self) -> None:
         wrong = pc.match_substring_regex(self._columns["path"], _OUTSIDE)
@@ -201,8 +195,14 @@ def read_records(stream: Any) -> PartTable:
     """
     with pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER, memory_map=False) as file:
         names = [name for name in file.schema_arrow.names if name in PARTS_SCHEMA.names]
-        columns = [_whole(file.read(columns=[name], use_threads=False).column(0)) for name in names]
-    return PartTable(pa.table(columns, names))
+        return PartTable(pa.table([_read_column(file, name) for name in names], names))
+
+
+def _read_column(file: pq.ParquetFile, name: str) -> Any:
+    """A column by row groups: read at once, Arrow would hold it up to three times."""
+    groups = (file.read_row_group(group, [name], use_threads=False) for group in range(file.num_row_groups))
+    chunks = [chunk for group in groups for chunk in group.column(0).chunks]
+    return _whole(name, pa.chunked_array(chunks, file.schema_arrow.field(name).type))
 
 
 def _row(record: PartRecord, position: int) -> Mapping[str, Any]:
@@ -217,11 +217,11 @@ def _row(record: PartRecord, position: int) -> Mapping[str, Any]:
     }
 
 
-def _column(table: pa.Table, field: pa.Field) -> pa.Array:
+def _column(table: pa.Table, field: pa.Field) -> Any:
     """A column of the table, checked."""
     if field.name not in table.column_names and field.name not in _REQUIRED:
         return pa.nulls(table.num_rows, field.type)
-    column = _whole(table[field.name])
+    column = _whole(field.name, table[field.name])
     if column.type != field.type:
         column = column.cast(field.type)
     column.validate(full=True)
@@ -237,11 +237,35 @@ def _all_different(paths: pa.Array) -> bool:
     return bool(pc.count_distinct(paths).as_py() == len(paths))
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array; not copied if it is one already."""
+def _whole(name: str, column: pa.ChunkedArray) -> Any:
+    """A column as one array, not copied if it is one already; the largest, the checksums, stays in its chunks."""
+    if name == "checksums":
+        return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _ends(lengths: pa.Array) -> Offsets:
-    ends: Offsets = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
-    return ends
+def _units(column: pa.Array) -> Offsets:
+    """The number of each part's work unit: its place in the table where nothing else is said."""
+    units: Offsets = np.arange(len(column))
+    if column.null_count < len(column):
+        said = column.fill_null(-1).to_numpy()
+        np.copyto(units, said, where=said >= 0)
+    return units
+
+
+def _group_and_row_ends(groups: pa.Array) -> tuple[Offsets, Offsets]:
+    """Row groups, and rows, of all parts up to and with each one.
+
+    Raises:
+        ValueError: If a row group has less than no rows, or all have more than 64 bits can count.
+    """
+    offsets: Offsets = groups.offsets.to_numpy().astype(np.int64)
+    sizes = groups.values.to_numpy()[offsets[0] : offsets[-1]]  # `flatten` would copy
+    offsets -= offsets[0]
+    rows = np.zeros(len(groups), np.int64)
+    if len(sizes):
+        if sizes.min() < 0 or int(sizes.max()) * len(sizes) > _MOST_ROWS:
+            raise ValueError("a part has a number of rows below 0, or all have too many")
+        some = offsets[1:] > offsets[:-1]
+        rows[some] = np.add.reduceat(sizes, offsets[:-1][some])
+    return offsets[1:], np.cumsum(rows, out=rows)

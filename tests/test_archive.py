@@ -140,6 +140,20 @@ def test_do_parts_keep_their_numbers_when_one_is_left_out() -> None:
     assert both.row_ends.tolist() == [30, 30, 37]
 
 
+@pytest.mark.parametrize("group_rows", [1, 2, 100])
+@pytest.mark.parametrize("last", [(), (7,)])
+def test_is_a_table_of_parts_read_that_has_many_row_groups(group_rows: int, last: tuple[int, ...]) -> None:
+    records = [*(a_record(unit) for unit in UNITS), a_record(WorkUnit(3, "later.parquet", 0, last, 0, "00" * 8))]
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(records_to_bytes(records))), sink, row_group_size=group_rows)
+    found = records_from_bytes(sink.getvalue())
+    assert list(found) == records
+    assert found.row_ends.tolist() == [30, 35, 35, 35 + sum(last)]
+    more = records_from_bytes(records_to_bytes([a_record(WorkUnit(9, "more.parquet", 0, (1,), 0, "00" * 8))], found))
+    assert list(more)[:4] == records
+    assert more.rows == found.rows + 1
+
+
 def test_is_a_table_of_parts_of_format_1_0_read() -> None:
     records = [a_record(dataclasses.replace(unit, source="")) for unit in UNITS]
     table = pq.read_table(io.BytesIO(records_to_bytes(records))).select(PARTS_SCHEMA.names[:4])
@@ -268,6 +282,7 @@ def test_is_a_missing_or_damaged_parts_table_refused(archive: Location) -> None:
         ({"path": "z.parquet"}, "do not follow each other"),
         ({"row_groups": [31]}, "have not the rows"),
         ({"row_groups": [-30]}, "damaged"),
+        ({"row_groups": [2**62]}, "damaged"),
         ({"checksums": b"short"}, "damaged"),
     ],
 )
