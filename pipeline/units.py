@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import warnings
@@ -186,8 +187,11 @@ def _unit_task(batch: pa.Table, handles: list[Any]) -> pa.Table:
 
 def _stop(handle: ray.ObjectRef) -> None:
     """Lets the workers of a run begin no further unit."""
-    internal_kv._internal_kv_put(handle.hex(), b"", namespace=_STOPPED)
+    with contextlib.suppress(ray.exceptions.RayError):  # the head does not answer: the run's error matters more
+        internal_kv._internal_kv_put(handle.hex(), b"", namespace=_STOPPED)
 
 
 def _is_stopped(handle: ray.ObjectRef) -> bool:
-    return bool(internal_kv._internal_kv_exists(handle.hex(), namespace=_STOPPED))
+    with contextlib.suppress(ray.exceptions.RayError):
+        return bool(internal_kv._internal_kv_exists(handle.hex(), namespace=_STOPPED))
+    return False
