@@ -133,12 +133,13 @@ def _ray_folder() -> Iterator[dict[str, str]]:
 
 
 def flatness(run: dict[str, Any]) -> dict[str, float]:
-    """Peaks of a run, and how memory grew: the last quarter of the samples with workers against the second."""
-    busy = [sample for sample in run["samples"] if sample["worker MB"]]
+    """Peaks of a run, and how memory grew from the first finished unit on: the last quarter against the second."""
+    samples = run["samples"]
+    busy = [sample for sample in samples if sample["worker MB"] and sample["units"]]
     quarter = len(busy) // 4
     table: dict[str, float] = {}
     for name in ("worker MB", "driver MB", "all MB"):
-        table[name] = max((sample[name] for sample in busy), default=0.0)
+        table[name] = max((sample[name] for sample in samples), default=0.0)
         middle, last = busy[quarter : 2 * quarter], busy[len(busy) - quarter :]
         grown = _mean(last, name) / _mean(middle, name) if quarter >= 5 else float("nan")
         table[f"{name.split()[0]} growth"] = grown

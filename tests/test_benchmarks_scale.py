@@ -182,8 +182,9 @@ def test_is_the_memory_of_a_process_seen() -> None:
 def test_is_growth_the_last_quarter_against_the_second() -> None:
     def run(grow: float) -> dict[str, Any]:
         sizes = [100.0 + grow * number for number in range(40)]
-        idle = {"worker MB": 0.0, "driver MB": 10.0, "all MB": 10.0}
-        return {"samples": [idle, *({"worker MB": size, "driver MB": 50.0, "all MB": 3 * size} for size in sizes)]}
+        starting = [{"units": 0, "worker MB": size, "driver MB": 10.0, "all MB": 10.0} for size in (0.0, *[5.0] * 40)]
+        busy = [{"units": 1, "worker MB": size, "driver MB": 50.0, "all MB": 3 * size} for size in sizes]
+        return {"samples": [*starting, *busy]}
 
     flat, growing = flatness(run(0)), flatness(run(1))
     assert (flat["worker MB"], flat["worker growth"], flat["driver growth"]) == (100, 1, 1)
