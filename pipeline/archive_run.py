@@ -12,6 +12,7 @@ from pipeline.codec_store import StoredCodec
 from pipeline.dataset import Dataset, WorkUnit
 from pipeline.drift import Drift, find_drift
 from pipeline.errors import ArchiveError, DatasetError, InputError, JobError, OutputError
+from pipeline.footers import SourceFile
 from pipeline.ledger import LEDGER_FOLDER, Ledger
 from pipeline.lock import is_vacant
 from pipeline.model import MODEL_FOLDER, ArchiveModel
@@ -60,14 +61,24 @@ class ArchiveRun:
     def _all_units(self) -> list[WorkUnit]:
         return self.dataset.units(self.plan.unit_bytes, 0 if self.before is None else self.before.parts.next_unit)
 
-    def read_ledger(self) -> None:
-        """Takes up what an earlier run has finished: units of the same files whose parts are there."""
+    def read_ledger(self, quarantine: bool) -> None:
+        """Takes up what an earlier run has finished: units of the same files whose parts are there.
+
+        Args:
+            quarantine: Whether files that it could not read are left out again, if they are as they were.
+        """
         entries = self.ledger.entries()
         if not entries:
             return
-        paths = {file.path for file in self.dataset.files}
-        bad = {str(entry["path"]): str(entry["reason"]) for entry in entries if "reason" in entry}
-        self.dataset = self.dataset.without({path: reason for path, reason in bad.items() if path in paths})
+        bad = {entry.get("path"): entry for entry in entries if quarantine and "reason" in entry}
+        still = {
+            file.path: str(bad[file.path]["reason"])
+            for file in self.dataset.files
+            if file.path in bad and _identity(file) == bad[file.path].get("identity")
+        }
+        for path, reason in still.items():
+            LOG.warning("%s is left out: %s", path, reason)
+        self.dataset = self.dataset.without(still)
         units = {part_name(unit): unit for unit in self.units}
         published = {stat.path: stat.size for stat in self.out.join(PARTS_FOLDER).files()}
         for entry in entries:
@@ -86,9 +97,12 @@ class ArchiveRun:
 
     def leave_out(self, path: str, reason: str) -> None:
         """A file turned out to be unreadable: none of its units counts."""
+        file = next((file for file in self.dataset.files if file.path == path), None)
+        if file is None:  # another of its units has said so
+            return
         LOG.warning("%s is left out: %s", path, reason)
         self.dataset = self.dataset.without({path: reason})
-        self.ledger.add({"path": path, "reason": reason})
+        self.ledger.add({"path": path, "reason": reason, "identity": _identity(file)})
 
     def drift(self) -> tuple[Drift, ...]:
         """New files that the model codes clearly worse than those that were in the archive before."""
@@ -117,7 +131,7 @@ class ArchiveRun:
         rows = sum(record.rows for record in records)
         if rows != self.dataset.rows:
             raise JobError(f"{rows} rows were encoded, DATA has {self.dataset.rows}; run the job again")
-        self._remove_orphans({record.name for record in records})
+        self.remove_orphans({record.name for record in records})
         unreadable = {**({} if self.before is None else self.before.quarantined), **self.dataset.unreadable}
         unreadable = {path: reason for path, reason in unreadable.items() if path not in kept}
         manifest = write_manifest(
@@ -127,7 +141,8 @@ class ArchiveRun:
         self.out.remove_spools()
         return manifest, records
 
-    def _remove_orphans(self, names: set[str]) -> None:
+    def remove_orphans(self, names: set[str]) -> None:
+        """Removes every part but those of the archive before and some new ones."""
         kept = names if self.before is None else names | {record.name for record in self.before.parts}
         for stat in self.out.join(PARTS_FOLDER).files():
             if stat.path not in kept:
@@ -158,7 +173,7 @@ def open_run(out: Location, request: Request, overwrite: bool, generation: int, 
             out.join(MANIFEST_FILE).remove()
             LOG.info("continuing the unfinished archive in %s", out)
             found = ArchiveRun(out, request.dataset, plan, model, ledger)
-            found.read_ledger()
+            found.read_ledger(request.options.on_error == QUARANTINE)
             return found
         except ArchiveError:
             LOG.info("the model in %s is damaged: starting over", out)
@@ -216,6 +231,8 @@ def give_up(run: ArchiveRun, error: InputError) -> NoReturn:
     if run.before is None:
         for name in (PARTS_FOLDER, MODEL_FOLDER, PLAN_FILE):
             out.join(name).remove()
+    else:
+        run.remove_orphans(set())
     run.ledger.remove()
     out.remove_spools()
     raise error
@@ -245,8 +262,13 @@ def _extend(out: Location, request: Request, ledger: Ledger) -> ArchiveRun:
     dataset = replace(dataset, files=new)
     model = before.load_model()
     run = ArchiveRun(out, dataset, before.plan, model, ledger, before, gone)
-    run.read_ledger()
+    run.read_ledger(request.options.on_error == QUARANTINE)
     return run
+
+
+def _identity(file: SourceFile) -> list[Any]:
+    """What tells a file that was left out from one that was repaired since; its footer may be the same."""
+    return [file.size, file.version, file.source]
 
 
 def _fitted(request: Request, cluster: Cluster) -> tuple[Request, StoredCodec | None]:

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from pipeline.archive import Archive
 from pipeline.cluster import Cluster, connected
 from pipeline.decoder import Decoder
-from pipeline.errors import ArchiveError, InputError, JobError, OutputError
-from pipeline.ledger import Ledger, open_ledger
+from pipeline.errors import ArchiveError, JobError, OutputError
+from pipeline.ledger import Ledger, open_ledger, recording
 from pipeline.locate import check_output
-from pipeline.lock import OutputLock, clear, is_vacant, locked
+from pipeline.lock import OutputLock, is_vacant, locked
 from pipeline.machine import use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
@@ -90,13 +90,8 @@ def decode(
     with connected() as cluster, locked(out, "--out") as lock:
         count = cluster.workers_for(workers, gpu, opened.manifest["bytes_in"])
         ledger = _begin(out, run, overwrite, lock)
-        try:
+        with recording(ledger, out):
             rows, resumed = _decode_files(opened, model, out, columns, cluster, (count, gpu), ledger, lock)
-        except InputError:
-            clear(out)  # a damaged archive: no partial output
-            raise
-        finally:
-            ledger.flush()
         lock.check()
         written = _finish(out, opened, rows, ledger)
     return DecodeResult(rows, opened.parts.files, written, opened.plan.guaranteed, time.monotonic() - started, resumed)

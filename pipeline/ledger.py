@@ -7,13 +7,16 @@ most the entries of the last seconds; those units are done again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pipeline.errors import InputError, ResourceError
 from pipeline.lock import OutputLock, clear
 from pipeline.storage import Location
 
@@ -30,11 +33,13 @@ class Ledger:
 
     Args:
         folder: The output folder.
-        generation: Number of the lock that this run holds: its files have names of their own.
+        generation: Number of the lock that this run holds. Its files have names of their own, whatever ran before.
     """
 
     def __init__(self, folder: Location, generation: int = 0) -> None:
-        self._folder, self._generation = folder.join(LEDGER_FOLDER), generation
+        self._folder = folder.join(LEDGER_FOLDER)
+        # a run that ends well gives its lock back, and the next one gets the same number
+        self._name = f"{generation:06d}-{uuid.uuid4().hex[:12]}"
         self._waiting: list[Mapping[str, Any]] = []
         self._written, self._last = 0, -FLUSH
 
@@ -64,13 +69,14 @@ class Ledger:
     def flush(self) -> None:
         """Writes the entries that wait."""
         if self._waiting:
-            name = f"{self._generation:06d}-{self._written:06d}.json"
+            name = f"{self._name}-{self._written:06d}.json"
             self._folder.join(name).write_bytes(json.dumps(self._waiting).encode())
             self._waiting, self._written = [], self._written + 1
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Removes the ledger."""
+        """Removes the ledger, and forgets the entries that wait."""
+        self._waiting = []
         self._folder.remove()
 
     def _read(self, name: str) -> list[dict[str, Any]]:
@@ -79,6 +85,21 @@ class Ledger:
         except (FileNotFoundError, ValueError, TypeError):
             LOG.warning("%s/%s is damaged; what it tells of is done again", self._folder, name)
             return []
+
+
+@contextlib.contextmanager
+def recording(ledger: Ledger, folder: Location) -> Iterator[None]:
+    """Writes the last entries of a run, however it ends; nothing of it stays in its folder where input was bad."""
+    try:
+        yield
+    except ResourceError:  # the cluster's fault, not the input's
+        raise
+    except InputError:
+        ledger.remove()
+        clear(folder)
+        raise
+    finally:
+        ledger.flush()
 
 
 def open_ledger(folder: Location, run: str, lock: OutputLock, what: str) -> Ledger:

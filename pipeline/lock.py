@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -98,7 +98,7 @@ class OutputLock:
             OutputError: If another run holds it.
         """
         for _ in range(3):
-            found = _locks(self._folder)
+            found = {number: self._token(number) for number in _locks(self._folder)}
             last = max(found, default=0)
             if last:
                 self._wait_for(last)
@@ -142,13 +142,22 @@ class OutputLock:
         """Whether no later run has the lock; one that steps back seems to have it for a moment."""
         return max(_locks(self._folder), default=0) == self.generation and self._is_mine()
 
-    def _is_alone(self, found: list[int]) -> bool:
+    def _is_alone(self, found: Mapping[int, str]) -> bool:
         """Whether no run took a lock that this one did not find before it made its own.
 
         A listing may miss one: the file that it is about to show was just removed, and the one that took its place
         was not there yet. Of two runs that such a listing leads to different numbers, the later one sees the other's.
+        A number that was found may be another run's by now: whoever finds no lock begins with 1 again.
         """
-        return set(_locks(self._folder)) - set(found) == {self.generation}
+        locks = set(_locks(self._folder))
+        if locks - set(found) != {self.generation}:
+            return False
+        return all(self._token(number) in (found[number], "") for number in locks & set(found))
+
+    def _token(self, generation: int) -> str:
+        """Whose lock it is; "" if it is gone, or damaged."""
+        found = self._read(generation)
+        return "" if found is None else found.token
 
     def _place(self, generation: int) -> Location:
         return self._folder.join(LOCK_FOLDER, f"{generation:06d}.json")
@@ -222,8 +231,10 @@ def locked(folder: Location, what: str) -> Iterator[OutputLock]:
         with OutputLock(folder, what) as lock:
             yield lock
     finally:
-        if not there and folder.is_empty():
-            folder.remove()
+        if not there and folder.is_local:  # never with what another run has put there by now
+            folder.remove_empty_folders()
+            with contextlib.suppress(OSError):
+                os.rmdir(folder.path)
 
 
 def is_lock(path: str) -> bool:

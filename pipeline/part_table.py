@@ -66,7 +66,8 @@ class PartTable(Sequence[PartRecord]):
         if pc.any(wrong).as_py():
             path = self._columns["path"].filter(wrong)[0].as_py()
             raise ValueError(f"the file {path!r} is no relative path")
-        if (pc.min(pc.binary_length(self._columns["checksums"])).as_py() or _SHA256_BYTES) < _SHA256_BYTES:
+        shortest = pc.min(pc.binary_length(self._columns["checksums"])).as_py()
+        if shortest is not None and shortest < _SHA256_BYTES:
             raise ValueError("a part has no checksum")
 
     def __len__(self) -> int:
@@ -105,7 +106,7 @@ class PartTable(Sequence[PartRecord]):
 
     def file_ranges(self) -> Iterator[tuple[str, range]]:
         """Each source file's path and the numbers of its parts, in order."""
-        stops = np.append(self._starts[1:], len(self))
+        stops = np.append(self._starts[1:], len(self))[: len(self._starts)]
         for start, stop in zip(self._starts.tolist(), stops.tolist(), strict=True):
             yield self._columns["path"][start].as_py(), range(start, stop)
 

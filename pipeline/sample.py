@@ -16,13 +16,13 @@ from pipeline.archive import MANIFEST_FILE, Archive
 from pipeline.bundle import Bundle
 from pipeline.cluster import connected
 from pipeline.conditions import Conditions, parse_conditions
-from pipeline.errors import ArchiveError, ConfigError, InputError, JobError, OutputError
+from pipeline.errors import ArchiveError, ConfigError, JobError, OutputError
 from pipeline.generate import Pilot, RowGenerator
 from pipeline.latent_prior import AggregatePrior, LatentPrior, NormalPrior, fit_aggregate
-from pipeline.ledger import LEDGER_FOLDER, Ledger, open_ledger
+from pipeline.ledger import LEDGER_FOLDER, Ledger, open_ledger, recording
 from pipeline.local_files import SPOOL_PREFIX
 from pipeline.locate import check_output
-from pipeline.lock import OutputLock, clear, is_lock, locked
+from pipeline.lock import OutputLock, is_lock, locked
 from pipeline.machine import one_thread
 from pipeline.picture import MOST_IMAGES, check_picture, image_column, write_grid
 from pipeline.plan import PLAN_FILE, fingerprint
@@ -216,17 +216,12 @@ def _write_files(
     }
     items = [{"path": path, "start": r.start, "stop": r.stop} for path, r in files.items() if path not in done]
     progress, entries = Progress("sample", len(items)), list(done.values())
-    try:
+    with recording(ledger, out):
         for result in _results(request, out, items, workers, gpu):
             lock.check()
             ledger.add(result)
             entries.append(result)
             progress.advance(result["rows"])
-    except InputError:
-        clear(out)
-        raise
-    finally:
-        ledger.flush()
     lock.check()
     made = sum(entry["rows"] for entry in entries)
     if made != rows:

@@ -16,10 +16,10 @@ from pipeline.archive import Archive
 from pipeline.bundle import Bundle
 from pipeline.cluster import Cluster, connected
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.errors import ConfigError, DatasetError, InputError, JobError, OutputError
-from pipeline.ledger import Ledger, open_ledger
+from pipeline.errors import ConfigError, DatasetError, JobError, OutputError
+from pipeline.ledger import Ledger, open_ledger, recording
 from pipeline.locate import check_output
-from pipeline.lock import OutputLock, clear, is_vacant, locked
+from pipeline.lock import OutputLock, is_vacant, locked
 from pipeline.neighbours import archive_latents, check_enough, sample_latents, share_of
 from pipeline.plan import fingerprint
 from pipeline.progress import Progress
@@ -84,13 +84,8 @@ def score(
     with connected() as cluster, locked(out, "--out") as lock:
         count = cluster.workers_for(workers, gpu, request.dataset.size)
         ledger = _begin(out, request.run, overwrite, lock)
-        try:
+        with recording(ledger, out):
             figures = _Run(request, cluster, (count, gpu), ledger, lock).run()
-        except InputError:
-            clear(out)  # a damaged file: no partial output
-            raise
-        finally:
-            ledger.flush()
         lock.check()
         out.join(SUMMARY_FILE).write_json({"format": "parvae-scores", "run": request.run, **figures})
         out.join(SCORED_FOLDER).remove()

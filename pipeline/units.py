@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from ray.experimental import internal_kv
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import errors
-from pipeline.errors import DatasetError, JobError, ParvaeError
+from pipeline.errors import DatasetError, InputError, JobError, ParvaeError
 from pipeline.machine import trim_memory
 from pipeline.preflight import Cluster
 
@@ -48,8 +49,9 @@ def run_units(
     answered. A pool of actors does many units; reading, computing and writing may overlap inside an actor. A few
     units become tasks, for which Ray takes processes that earlier ones of the same job have left.
 
-    What a worker raised comes when no unit is under way any more: units that have begun end (without their results
-    being told), the others are left. So nothing appears in a folder that the caller clears.
+    What a worker raised comes when no unit is under way any more: units that have begun end, the others are left. So
+    nothing appears in a folder that the caller clears. What ended meanwhile is told first, unless the input was bad
+    and nothing had been told before.
 
     Args:
         units: JSON-serializable items.
@@ -68,23 +70,18 @@ def run_units(
         return
     handle = ray.put({"worker": worker, "arguments": arguments})
     dataset = _pool(items, handle, cluster, min(workers, len(items)), gpu, overlap)
-    waiting, failed = dict.fromkeys(items), None
+    waiting, failed, told, stopped = dict.fromkeys(items), None, False, False
     try:
         for item, envelope in _answers(dataset):
             waiting.pop(item, None)
-            if failed is not None:
-                continue
-            if "error" in envelope:
+            if failed is None and "error" in envelope:
                 failed = getattr(errors, envelope["error"])(*envelope["arguments"])
-                _stop(handle)
-            else:
+            elif "result" in envelope and (told or not isinstance(failed, InputError)):
+                told = True
                 yield dict(envelope["result"])
+            stopped = stopped or (failed is not None and _stop(handle))
     except _DEATHS as error:
-        raise failed or JobError(
-            f"workers died on the same work unit {TRIES} times (the first unit without an answer: {_name(waiting)}): "
-            "is a node too small for it, or do nodes go before one is done? what is finished stays, run the same "
-            "command to continue"
-        ) from error
+        raise failed or _death(error, waiting) from error
     except ray.exceptions.RayError as error:
         raise failed or JobError(f"a Ray task failed: {error}") from error
     if failed is not None:
@@ -93,6 +90,17 @@ def run_units(
         raise JobError(
             f"{len(waiting)} of {len(items)} work units gave no answer, the first {_name(waiting)}; run the job again"
         )
+
+
+def _death(error: Exception, waiting: Iterable[str]) -> JobError:
+    """What the death of workers means."""
+    if getattr(error, "actor_init_failed", False):
+        return JobError(f"a worker did not start: {error}; is every node set up alike?")
+    return JobError(
+        f"workers died on the same work unit {TRIES} times (the first unit without an answer: {_name(waiting)}): "
+        "is a node too small for it, or do nodes go before one is done? what is finished stays, run the same "
+        "command to continue"
+    )
 
 
 def _answers(dataset: ray.data.Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -167,7 +175,10 @@ class _UnitActor:
         except ParvaeError as error:
             blamed = [error.path] if isinstance(error, DatasetError) else []
             return json.dumps({"error": type(error).__name__, "arguments": [str(error), *blamed]})
-        except OSError as error:
+        except Exception as error:  # Ray would end the run at once, with units under way
+            if not isinstance(error, OSError):
+                what = f"a worker failed on {_name([json.dumps(item)])}: {traceback.format_exc()}"
+                return json.dumps({"error": JobError.__name__, "arguments": [what]})
             return json.dumps({"error": JobError.__name__, "arguments": [f"{error}; mend it and run the job again"]})
 
 
@@ -185,10 +196,12 @@ def _unit_task(batch: pa.Table, handles: list[Any]) -> pa.Table:
     return _MADE[key](batch, handles)
 
 
-def _stop(handle: ray.ObjectRef) -> None:
-    """Lets the workers of a run begin no further unit."""
-    with contextlib.suppress(ray.exceptions.RayError):  # the head does not answer: the run's error matters more
+def _stop(handle: ray.ObjectRef) -> bool:
+    """Lets the workers of a run begin no further unit; says whether that was heard."""
+    with contextlib.suppress(ray.exceptions.RayError):  # the head does not answer for a moment
         internal_kv._internal_kv_put(handle.hex(), b"", namespace=_STOPPED)
+        return True
+    return False
 
 
 def _is_stopped(handle: ray.ObjectRef) -> bool:

@@ -126,6 +126,7 @@ def test_does_the_table_of_parts_tell_every_record() -> None:
     nothing = records_from_bytes(records_to_bytes([]))
     assert (len(nothing), nothing.rows, nothing.files, nothing.next_unit) == (0, 0, 0, 0)
     assert nothing.bits_per_row() is None
+    assert list(nothing.file_ranges()) == []
 
 
 def test_do_parts_keep_their_numbers_when_one_is_left_out() -> None:
@@ -284,6 +285,7 @@ def test_is_a_missing_or_damaged_parts_table_refused(archive: Location) -> None:
         ({"row_groups": [-30]}, "damaged"),
         ({"row_groups": [2**62]}, "damaged"),
         ({"checksums": b"short"}, "damaged"),
+        ({"checksums": b""}, "damaged"),
     ],
 )
 def test_are_hostile_part_records_refused(

@@ -160,6 +160,35 @@ def test_does_a_listing_that_missed_the_lock_give_no_second_one(
     assert [stat.path for stat in folder.files()] == [f"{LOCK_FOLDER}/000002.json"]
 
 
+def test_is_a_number_that_another_run_has_by_now_left_alone(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder, 1, dataclasses.replace(Holder.this(), started=1))  # ends just when the second run has listed its lock
+    wait = OutputLock._wait_for
+
+    def another_is_quicker(self: OutputLock, number: int) -> None:
+        if number == 1:
+            monkeypatch.setattr(OutputLock, "_wait_for", wait)
+            folder.join(LOCK_FOLDER, "000001.json").remove()
+            wait(self, number)
+            put(folder, 1, Holder.this())  # a third run, which found no lock
+
+    monkeypatch.setattr(OutputLock, "_wait_for", another_is_quicker)
+    with pytest.raises(OutputError, match="is being written by another run"), OutputLock(folder, "--out"):
+        pass
+    assert [stat.path for stat in folder.files()] == [f"{LOCK_FOLDER}/000001.json"]
+
+
+def test_is_a_lock_left_alone_that_another_run_takes_when_this_one_ends(tmp_path: Path) -> None:
+    folder = Location(str(tmp_path / "out"))
+    with locked(folder, "--out"):
+        folder.join("later.json").write_bytes(b"of the next run")
+    assert folder.join("later.json").exists()
+    folder.join("later.json").remove()
+    folder.remove()
+    with locked(folder, "--out"):
+        pass
+    assert not folder.exists()
+
+
 def test_does_a_run_notice_that_the_store_took_another_first_writer_too(folder: Location, quick: None) -> None:
     with OutputLock(folder, "--out") as lock:
         put(folder, lock.generation, elsewhere())

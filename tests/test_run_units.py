@@ -28,6 +28,8 @@ class Work:
             raise DatasetError("the 3rd row group is broken", "a.parquet")
         if item.get("fails") == "disk":
             raise OSError("no space left")
+        if item.get("fails") == "bug":
+            raise ZeroDivisionError("a mistake of ours")
         self._done += 1
         return {"item": item, "name": self._name, "process": os.getpid(), "done": self._done}
 
@@ -55,7 +57,14 @@ def test_is_a_worker_made_once_in_a_process(ray_session: None) -> None:
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-@pytest.mark.parametrize(("fails", "error", "said"), [("input", DatasetError, "3rd"), ("disk", JobError, "no space")])
+@pytest.mark.parametrize(
+    ("fails", "error", "said"),
+    [
+        ("input", DatasetError, "3rd"),
+        ("disk", JobError, "no space"),
+        ("bug", JobError, r"(?s)a worker failed on .*\n.*a mistake of ours"),
+    ],
+)
 def test_does_an_error_keep_its_type_and_its_words(
     ray_session: None, count: int, fails: str, error: type[Exception], said: str
 ) -> None:
@@ -66,8 +75,8 @@ def test_does_an_error_keep_its_type_and_its_words(
 class Slow:
     """Leaves a file when a unit begins and one when it ends; unit 0 fails while another is under way."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, bad_input: bool) -> None:
+        self._folder, self._bad_input = folder, bad_input
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         begun = self._folder / f"{item['number']}.begun"
@@ -75,7 +84,7 @@ class Slow:
         if item["number"] == 0:
             for _ in range(600):
                 if len(list(self._folder.glob("*.begun"))) > len(list(self._folder.glob("*.ended"))) + 1:
-                    raise DatasetError("the 3rd row group is broken", "a.parquet")
+                    raise DatasetError("the disk or a file", "a.parquet") if self._bad_input else OSError("the disk")
                 time.sleep(0.1)
         time.sleep(1.5)
         begun.with_suffix(".ended").touch()
@@ -83,13 +92,20 @@ class Slow:
 
 
 @pytest.mark.parametrize("count", [2 * FEW, 2 * MANY])
-def test_is_nothing_under_way_when_an_error_comes(ray_session: None, tmp_path: Path, count: int) -> None:
-    with connected() as cluster, pytest.raises(DatasetError, match="3rd"):
-        for _ in run_units([{"number": n} for n in range(count)], Slow, {"folder": tmp_path}, cluster, 2):
-            pass
+@pytest.mark.parametrize("bad_input", [True, False])
+def test_is_nothing_under_way_when_an_error_comes_and_what_ended_told(
+    ray_session: None, tmp_path: Path, count: int, bad_input: bool
+) -> None:
+    told: set[str] = set()
+    arguments = {"folder": tmp_path, "bad_input": bad_input}
+    with connected() as cluster:
+        results = run_units([{"number": number} for number in range(count)], Slow, arguments, cluster, 2)
+        with pytest.raises(DatasetError if bad_input else JobError, match="the disk"):
+            told.update(str(result["number"]) for result in results)
     found = {path.name for path in tmp_path.iterdir()}
     time.sleep(1)
     assert {path.name for path in tmp_path.iterdir()} == found
     begun, ended = ({name[:-6] for name in found if name.endswith(end)} for end in (".begun", ".ended"))
     assert begun - ended == {"0"}
     assert 0 < len(ended) < count - 1
+    assert told == ended or (bad_input and not told)

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.archive import MANIFEST_FILE, Archive
-from pipeline.archive_run import ArchiveRun
+from pipeline.archive_run import ArchiveRun, give_up
 from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.decode import FileDecoder
-from pipeline.errors import ArchiveError, DatasetError, JobError
-from pipeline.ledger import Ledger
+from pipeline.errors import ArchiveError, DatasetError, JobError, ResourceError
+from pipeline.ledger import Ledger, recording
+from pipeline.lock import is_vacant
 from pipeline.parts import PartReader, Wanted
 from pipeline.plan import PartRecord
 from pipeline.storage import Location
@@ -222,11 +223,11 @@ def test_does_the_ledger_give_back_only_what_is_finished(dataset: Dataset, archi
     )
     (tmp_path / "archive" / "parts" / archive.parts[4].name).write_bytes(b"short")
     again = unfinished(archive, dataset, Ledger(archive.location, 2))
-    again.read_ledger()
+    again.read_ledger(quarantine=False)
     assert again.finished == {part.work_unit.index: part for part in archive.parts[5:]}
     assert again.resumed == len(archive.parts) - 5
     nothing = unfinished(archive, dataset, Ledger(Location(str(tmp_path / "nowhere"))))
-    nothing.read_ledger()
+    nothing.read_ledger(quarantine=True)
     assert nothing.finished == {}
 
 
@@ -263,3 +264,74 @@ def test_is_a_file_left_out_in_the_middle_and_the_rest_decoded(
     assert opened.read(range(3)).num_rows == 3
     decode = decoder(opened, tmp_path / "back")
     assert [decode(item)["path"] for item in items(opened)] == [file.path for file in dataset.files[1:]]
+
+
+@pytest.mark.parametrize(
+    ("quarantine", "repaired", "left_out"),
+    [(True, "", True), (False, "", False)] + [(True, field, False) for field in ("size", "version", "source")],
+)
+def test_is_a_file_left_out_again_only_if_it_is_as_it_was_and_may_be(
+    dataset: Dataset, archive: Archive, quarantine: bool, repaired: str, left_out: bool
+) -> None:
+    run = unfinished(archive, dataset, Ledger(archive.location, 1))
+    first = dataset.files[0].path
+    for _ in range(2):  # two of its units say so
+        run.leave_out(first, "a page is damaged")
+    run.ledger.flush()
+    changed = {"": {}, "size": {"size": 1}, "version": {"version": "later"}, "source": {"source": "f" * 16}}[repaired]
+    files = (dataclasses.replace(dataset.files[0], **changed), *dataset.files[1:])  # type: ignore[arg-type]
+    again = ArchiveRun(
+        archive.location,
+        dataclasses.replace(dataset, files=files),
+        archive.plan,
+        archive.model,
+        Ledger(archive.location),
+    )
+    again.read_ledger(quarantine)
+    assert (first not in [file.path for file in again.dataset.files]) == left_out
+    assert again.dataset.unreadable == ({first: "a page is damaged"} if left_out else {})
+
+
+def test_does_an_addition_that_fails_at_once_leave_nothing(dataset: Dataset, archive: Archive) -> None:
+    before = {stat.path: stat.version for stat in archive.location.files()}
+    run = ArchiveRun(archive.location, dataset, archive.plan, archive.model, Ledger(archive.location, 1), archive)
+    archive.location.join("parts", "000099-0123456789ab.parquet").write_bytes(b"of a unit that ended after the error")
+    run.ledger.add({"path": "x", "reason": "y"})
+    run.ledger.flush()
+    run.ledger.add({"path": "z", "reason": "y"})
+    with pytest.raises(DatasetError, match="broken"):
+        give_up(run, DatasetError("a page is broken"))
+    run.ledger.flush()
+    assert {stat.path: stat.version for stat in archive.location.files()} == before
+
+
+def test_do_runs_with_the_same_lock_number_keep_each_others_entries(tmp_path: Path) -> None:
+    folder = Location(str(tmp_path))
+    for run in "abc":
+        ledger = Ledger(folder, 1)
+        for number in range(3):
+            ledger.add({"path": f"{run}{number}"})
+            ledger.flush()
+    assert sorted(entry["path"] for entry in Ledger(folder).entries()) == [f"{r}{n}" for r in "abc" for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"), [(ArchiveError("damaged"), False), (ResourceError("no GPU"), True), (JobError("full"), True)]
+)
+def test_does_what_is_finished_stay_unless_the_input_is_bad(tmp_path: Path, error: Exception, stays: bool) -> None:
+    folder = Location(str(tmp_path))
+    ledger = Ledger(folder, 1)
+    ledger.begin("run")
+    folder.join("finished.parquet").write_bytes(b"rows")
+
+    def run() -> None:
+        with recording(ledger, folder):
+            for number in range(3):
+                ledger.add({"path": str(number)})
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
+    assert folder.join("finished.parquet").exists() == stays
+    assert [entry["path"] for entry in Ledger(folder).entries()] == (["0", "1", "2"] if stays else [])
+    assert is_vacant(folder) != stays
