@@ -158,28 +158,33 @@ class _UnitActor:
         self._stopped = False
 
     def __call__(self, batch: pa.Table, handles: list[Any]) -> pa.Table:
-        results = [self._answer(json.loads(text), handles[0]) for text in batch.column("item").to_pylist()]
+        results: list[str] = []
+        failed = False
+        for text in batch.column("item").to_pylist():  # after an error the driver hears of it first
+            envelope = {} if failed else self._answer(json.loads(text), handles[0])
+            failed = failed or "result" not in envelope
+            results.append(json.dumps(envelope))
         return pa.table({"item": batch.column("item"), "result": pa.array(results, pa.large_string())})
 
-    def _answer(self, item: Any, handle: Any) -> str:
+    def _answer(self, item: Any, handle: Any) -> dict[str, Any]:
         """The result in an envelope: Ray would lose the type of an exception on its way to the driver."""
         self._stopped = self._stopped or _is_stopped(handle)
         if self._stopped:
-            return "{}"
+            return {}
         try:
             with self._making:
                 if self._worker is None:
                     content = ray.get(handle)
                     self._worker = content["worker"](**content["arguments"])
-            return json.dumps({"result": self._worker(item)})
+            return {"result": self._worker(item)}
         except ParvaeError as error:
             blamed = [error.path] if isinstance(error, DatasetError) else []
-            return json.dumps({"error": type(error).__name__, "arguments": [str(error), *blamed]})
+            return {"error": type(error).__name__, "arguments": [str(error), *blamed]}
         except Exception as error:  # Ray would end the run at once, with units under way
             if not isinstance(error, OSError):
                 what = f"a worker failed on {_name([json.dumps(item)])}: {traceback.format_exc()}"
-                return json.dumps({"error": JobError.__name__, "arguments": [what]})
-            return json.dumps({"error": JobError.__name__, "arguments": [f"{error}; mend it and run the job again"]})
+                return {"error": JobError.__name__, "arguments": [what]}
+            return {"error": JobError.__name__, "arguments": [f"{error}; mend it and run the job again"]}
 
 
 _MADE: dict[str, _UnitActor] = {}

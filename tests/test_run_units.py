@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.cluster import connected
@@ -70,6 +72,18 @@ def test_does_an_error_keep_its_type_and_its_words(
 ) -> None:
     with pytest.raises(error, match=said):
         answers("failing", [{"number": number, "fails": fails} for number in range(count)])
+
+
+def test_does_the_driver_hear_of_an_error_before_its_block_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import units
+
+    monkeypatch.setattr(units, "_is_stopped", lambda handle: False)
+    content = {"worker": Work, "arguments": {"name": "one"}}
+    monkeypatch.setattr(units.ray, "get", lambda handle: content)
+    items = [{"number": 0}, {"number": 1, "fails": "disk"}, {"number": 2}, {"number": 3}]
+    batch = pa.table({"item": [json.dumps(item) for item in items]})
+    found = units._UnitActor()(batch, [None]).column("result").to_pylist()
+    assert [list(json.loads(text)) for text in found] == [["result"], ["error", "arguments"], [], []]
 
 
 class Slow:
