@@ -180,11 +180,11 @@ class _UnitActor:
         except ParvaeError as error:
             blamed = [error.path] if isinstance(error, DatasetError) else []
             return {"error": type(error).__name__, "arguments": [str(error), *blamed]}
-        except Exception as error:  # Ray would end the run at once, with units under way
-            if not isinstance(error, OSError):
-                what = f"a worker failed on {_name([json.dumps(item)])}: {traceback.format_exc()}"
-                return {"error": JobError.__name__, "arguments": [what]}
+        except OSError as error:
             return {"error": JobError.__name__, "arguments": [f"{error}; mend it and run the job again"]}
+        except Exception:  # Ray would end the run at once, with units under way
+            what = f"a worker failed on {_name([json.dumps(item)])}: {traceback.format_exc()}"
+            return {"error": JobError.__name__, "arguments": [what]}
 
 
 _MADE: dict[str, _UnitActor] = {}
