@@ -86,7 +86,7 @@ class Bench:
 
     def _train(self) -> dict[str, Any]:
         model = self._fresh("trained")
-        words = ("--model", model, "--epochs", self._epochs, "--effort", "fast", *self._settings)
+        words = ("--model", model, "--epochs", self._epochs, "--error", "none", *self._settings)
         run = self._watched("train", self._data, *words)
         history = json.loads((model / "bundle.json").read_text())["training"]["history"]
         return {
