@@ -7,8 +7,9 @@ Each dataset is cut into files of about the same size (or copied whole, `*10`), 
 past start-up, can be told from the times at which files were finished. Every yardstick runs beside its stage in the
 same round, in turn: `benchmarks.bare` (one process, no Ray, nothing written), `benchmarks.by_hand` (Ray Data alone),
 pcodec and Parquet with zstd (in memory, from Arrow; one thread). All compute in the same number of threads: `encode`,
-`decode` and the pipeline by hand as workers of one thread each, `train` and the bare loops in one process. All run on
-`--cpus` CPUs; if those are no more than threads, Ray's servers and what reads and writes take theirs from the network.
+`decode` and the pipeline by hand as workers of one thread each, `train` and the bare loops in one process
+(`OMP_NUM_THREADS` keeps a worker from taking all CPUs). All run on `--cpus` CPUs; if those are no more than threads,
+Ray's servers and what reads and writes take theirs from the network.
 
 A result a dataset, round and contestant is kept in FOLDER; started again, what is there is not measured again. The
 table gives medians over the rounds and, for ratios, the median of the rounds' ratios.
@@ -74,6 +75,7 @@ class Bench:
     def run(self, contestant: str) -> dict[str, Any]:
         """Measures one contestant once."""
         stage, _, how = contestant.partition(" ")
+        os.environ["OMP_NUM_THREADS"] = str(self._threads if stage == "train" or how.endswith("bare") else 1)
         if stage == "train":
             return self._bare("train", self._data, "--set", f"training.epochs={self._epochs}") if how else self._train()
         if stage in ("pcodec", "zstd"):

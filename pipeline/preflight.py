@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,8 +110,13 @@ class Cluster:
         return 0 if self.local else WORKER_MEMORY
 
     def threads_per_worker(self, workers: int) -> int:
-        """Compute threads of a worker: the CPUs of a local cluster shared out, one on others."""
-        return max(1, int(self.cpus) // workers) if self.local else 1
+        """Compute threads of a worker: the CPUs of a local cluster shared out, one on others.
+
+        As everywhere with OpenMP, `OMP_NUM_THREADS` says how many there are at most.
+        """
+        most = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(self.cpus) // workers if self.local else 1
+        return max(1, min(threads, int(most)) if most.isdecimal() else threads)
 
     def _worth(self, size: int | None) -> int:
         """Workers that work of a size is worth starting."""

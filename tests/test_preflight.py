@@ -66,9 +66,20 @@ def test_are_workers_counted_by_what_there_is() -> None:
     assert here(Node(0.0), Node(2.0), Node(2.0, 1.0)).workers_for(None, False) == 4
     assert here(Node(8.0, 2.0)).workers_for(None, True) == 2
     assert here(Node(8.0, 2.0)).workers_for(1, True) == 1
-    assert here(Node(2.0)).threads_per_worker(1) == 2
-    assert Cluster([Node(2.0)], local=False).threads_per_worker(1) == 1
     assert Cluster([Node(2.0)], local=False).memory_per_worker() == WORKER_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("most", "threads"), [(None, 4), ("1", 1), ("3", 3), ("9", 4), ("0", 1), ("", 4), ("2,1", 4), ("many", 4)]
+)
+def test_do_threads_fill_a_local_machine_up_to_openmp_s_limit(
+    monkeypatch: pytest.MonkeyPatch, most: str | None, threads: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if most is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", most)
+    assert here(Node(8.0)).threads_per_worker(2) == threads
+    assert Cluster([Node(8.0)], local=False).threads_per_worker(2) == 1
 
 
 def test_are_no_more_workers_started_than_there_is_work_for() -> None:
