@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.inspect import format_table
-from pipeline.archive import Archive, write_manifest
+from pipeline.archive import Archive
 from pipeline.dataset import WorkUnit
+from pipeline.manifest import write_manifest
 from pipeline.plan import ROLES, PartRecord, Plan, write_plan
 from pipeline.storage import Location
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.archive import MANIFEST_FILE, PARTS_FILE, Archive, write_manifest
+from pipeline.archive import Archive
 from pipeline.codec.codec import CODEC_FILE, CODER_FILE
 from pipeline.codec.sections import pack_cell, unpack_cell
 from pipeline.guards import mark
+from pipeline.manifest import MANIFEST_FILE, PARTS_FILE, write_manifest
 from pipeline.model import MODEL_FOLDER, codec_fingerprint
 from pipeline.parts import VERSION, record_of
 from pipeline.plan import PLAN_FILE, PartRecord, Plan, write_plan

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks.workers import FIGURES, predicted, processor_seconds, rates, table_of
+from jobs.inspect import format_table
 
 
 def test_are_rates_those_between_the_marks() -> None:
@@ -35,6 +36,7 @@ def test_are_ratios_taken_round_by_round() -> None:
     lines = table_of({("encode", 1): [one, two, four], ("encode", 2): [four, four, four]}, cpus=2)
     assert [line["workers"] for line in lines] == [1, 2, "2 / 1"]
     assert [line["rows/s"] for line in lines] == pytest.approx([2.0, 4.0, 2.0])
+    assert "2 / 1" in format_table(lines)
 
 
 def test_is_the_prediction_bound_by_workers_or_by_cpus() -> None:
