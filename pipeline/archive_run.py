@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from pipeline.archive import MANIFEST_FILE, NEXT_PARTS_FILE, PARTS_FILE, PARTS_FOLDER, Archive, write_manifest
+from pipeline.archive import PARTS_FOLDER, Archive
 from pipeline.cluster import Cluster
 from pipeline.codec_store import StoredCodec
 from pipeline.dataset import Dataset, WorkUnit
@@ -15,6 +15,7 @@ from pipeline.errors import ArchiveError, DatasetError, InputError, JobError, Ou
 from pipeline.footers import SourceFile
 from pipeline.ledger import LEDGER_FOLDER, Ledger
 from pipeline.lock import is_vacant
+from pipeline.manifest import MANIFEST_FILE, NEXT_PARTS_FILE, PARTS_FILE, write_manifest
 from pipeline.model import MODEL_FOLDER, ArchiveModel
 from pipeline.plan import PLAN_FILE, PartRecord, Plan, fingerprint, part_name, read_plan, write_plan
 from pipeline.request import QUARANTINE, Request

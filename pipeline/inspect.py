@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.archive import MANIFEST_FILE, Archive
+from pipeline.archive import Archive
 from pipeline.bundle import BUNDLE_FILE, CHECKPOINTS_FOLDER, Bundle
 from pipeline.columns import ColumnOptions, ColumnStats, explain, fit_column
 from pipeline.dataset import Dataset, open_dataset, read_unit
 from pipeline.errors import DatasetError
+from pipeline.manifest import MANIFEST_FILE
 from pipeline.model import ArchiveModel, bound_of
 from pipeline.plan import PLAN_FILE
 from pipeline.rows import RowTransform

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.archive import MANIFEST_FILE, Archive
+from pipeline.archive import Archive
 from pipeline.bundle import Bundle
 from pipeline.cluster import connected
 from pipeline.conditions import Conditions, parse_conditions
@@ -24,6 +24,7 @@ from pipeline.local_files import SPOOL_PREFIX
 from pipeline.locate import check_output
 from pipeline.lock import OutputLock, is_lock, locked
 from pipeline.machine import one_thread
+from pipeline.manifest import MANIFEST_FILE
 from pipeline.picture import MOST_IMAGES, check_picture, image_column, write_grid
 from pipeline.plan import PLAN_FILE, fingerprint
 from pipeline.progress import Progress

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.archive import Archive, write_manifest
+from pipeline.archive import Archive
 from pipeline.blocks import coded_block_rows, sample_runs
 from pipeline.bundle import Bundle
 from pipeline.codec_store import StoredCodec, save_codecs
@@ -22,6 +22,7 @@ from pipeline.dataset import Dataset, read_unit
 from pipeline.encode import UnitEncoder
 from pipeline.fit_codec import CodecFitter
 from pipeline.local import fit_table
+from pipeline.manifest import write_manifest
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat
 from pipeline.plan import PartRecord, read_plan, write_plan

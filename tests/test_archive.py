@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.archive import MANIFEST_FILE, PARTS_FILE, Archive, write_manifest
+from pipeline.archive import Archive
 from pipeline.bundle import WEIGHTS_FILE, Bundle
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError, ParvaeError
+from pipeline.manifest import MANIFEST_FILE, PARTS_FILE, write_manifest
 from pipeline.model import MODEL_FOLDER, ArchiveModel
 from pipeline.part_table import PARTS_SCHEMA, records_from_bytes, records_to_bytes
 from pipeline.parts import VERSION

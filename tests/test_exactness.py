@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.fuzz import same
-from pipeline.archive import Archive, write_manifest
+from pipeline.archive import Archive
 from pipeline.blocks import sample_runs
 from pipeline.codec import Codec, elements, fit, rowcoder
 from pipeline.codec.fit_rows import Effort
@@ -24,6 +24,7 @@ from pipeline.dataset import open_dataset
 from pipeline.encode import UnitEncoder
 from pipeline.errors import ArchiveError
 from pipeline.fit_codec import CodecFitter
+from pipeline.manifest import write_manifest
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat
 from pipeline.plan import PartRecord, read_plan, write_plan

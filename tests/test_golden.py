@@ -67,7 +67,7 @@ def test_does_a_reader_of_a_later_minor_version_read_them(monkeypatch: pytest.Mo
 
 
 def test_does_a_reader_of_another_major_version_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.archive.VERSION", (0, 9))
+    monkeypatch.setattr("pipeline.manifest.VERSION", (0, 9))
     with pytest.raises(ArchiveError, match=r"has archive format 1\.0, this library reads up to 0; upgrade parvae"):
         Archive.open(Location(str(FOLDER / "unordered")))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.archive import MANIFEST_FILE, Archive
+from pipeline.archive import Archive
 from pipeline.archive_run import ArchiveRun, give_up
 from pipeline.bundle import Bundle
 from pipeline.columns import ColumnOptions
@@ -21,6 +21,7 @@ from pipeline.decode import FileDecoder
 from pipeline.errors import ArchiveError, DatasetError, JobError, ResourceError
 from pipeline.ledger import Ledger, recording
 from pipeline.lock import is_vacant
+from pipeline.manifest import MANIFEST_FILE
 from pipeline.parts import PartReader, Wanted
 from pipeline.plan import PartRecord
 from pipeline.storage import Location
