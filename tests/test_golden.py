@@ -60,7 +60,7 @@ def test_do_some_rows_and_columns_of_it_decode_alone(name: str) -> None:
 
 
 def test_does_a_reader_of_a_later_minor_version_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("archive", "parts"):
+    for module in ("manifest", "parts"):
         monkeypatch.setattr(f"pipeline.{module}.VERSION", (VERSION[0], VERSION[1] + 1))
     for whole in (None, range(3)):
         assert Archive.open(Location(str(FOLDER / "unordered"))).read(whole).num_rows == (640 if whole is None else 3)
