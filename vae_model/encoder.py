@@ -90,12 +90,11 @@ class InputLayer(nn.Module):
 
     def forward(self, x_BO: Tensor, row_BC: Tensor) -> Tensor:
         """The outputs, shape (B, outputs)."""
-        total = self.bias.expand(x_BO.shape[0], -1)
-        if self.linear is not None:
-            total = total + self.linear(self.columns(x_BO))
-        if self.tables is not None:
-            total = total + self.tables(row_BC)
-        return total
+        if self.linear is None:
+            total = self.bias.expand(x_BO.shape[0], -1)
+        else:
+            total = F.linear(self.columns(x_BO), self.linear.weight, self.bias)
+        return total if self.tables is None else total + self.tables(row_BC)
 
 
 class Encoder(nn.Module):
