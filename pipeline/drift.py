@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.bundle import Bundle
 from pipeline.part_table import PartTable
@@ -60,15 +61,15 @@ def find_drift(before: PartTable, records: Iterable[PartRecord]) -> tuple[Drift,
     return tuple(sorted(found, key=lambda drift: -drift.bits_per_row))
 
 
-def sample_bits(bundle: Bundle, batch: pa.RecordBatch) -> float:
+def sample_bits(bundle: Bundle, bins_bd: npt.NDArray[np.int64]) -> float:
     """−ELBO in bits a row of the first rows of a batch: what an archive that keeps latents alone goes by."""
     import torch
 
     from vae_model.elbo import Objective
 
-    bins, _ = bundle.rows.from_batch(batch.slice(0, SAMPLE_ROWS))
+    bins_BD = torch.from_numpy(bins_bd[:SAMPLE_ROWS]).to(bundle.device)
     objective = Objective(noise=bundle.vae.deployed_noise)
     with torch.inference_mode():
         generator = torch.Generator(device=bundle.device).manual_seed(0)
-        terms = bundle.vae(torch.from_numpy(bins).to(bundle.device), objective, generator)
+        terms = bundle.vae(bins_BD, objective, generator)
     return float(terms.kl - terms.reconstruction) / math.log(2)

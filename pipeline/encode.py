@@ -229,15 +229,15 @@ class UnitEncoder:
         return block.plain, latents, BlockCell(block.cell)
 
     def _encode_latents(self, writer: PartWriter, unit: WorkUnit, later: Callable[..., None]) -> float | None:
-        """Encodes in pieces that fit a cache, so that reading overlaps even where a unit is one block."""
+        """Encodes in pieces that fit a cache; the next is read and transformed while the network has one."""
         bundle, block_rows = self._model.bundle, self._form.plan.block_rows
-        source = Begun(read_ahead(read_blocks(self._root, unit, min(block_rows, bundle.piece_rows))))
+        rows = min(block_rows, bundle.piece_rows)
+        source = Begun(read_ahead((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows)))
         bits: list[float] = []
 
         def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
-            for batch in source:
-                bits.extend([] if bits else [sample_bits(bundle, batch)])
-                bins, exceptions = bundle.rows.from_batch(batch)
+            for batch, (bins, exceptions) in source:
+                bits.extend([] if bits else [sample_bits(bundle, bins)])
                 yield batch, (bundle.to_latents(bins), exceptions)
 
         with self._turns.taken():

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns.arrays import Mask, Numbers
+from pipeline.columns.arrays import Mask, Numbers, widen
 
 MAX_BINS = 2**62
 """No grid has more bins, so that a bin and the sums of a few bins fit int64."""
@@ -93,11 +93,13 @@ class IntGrid(Grid):
         return min(self.low + self.width // 2, self.high)
 
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
-        """The bin of each value; values outside are clipped."""
-        low, high = values.dtype.type(self.low), values.dtype.type(self.high)
-        if values.size and (values.min() < low or values.max() > high):
-            values = np.clip(values, low, high)
-        offsets = values.view(np.uint64) - np.uint64(self.low % 2**64)
+        """The bin of each value; values outside are clipped. Integers need not be wide."""
+        wide = widen(values)
+        if values.size and (int(values.min()) < self.low or int(values.max()) > self.high):
+            wide = np.clip(wide, wide.dtype.type(self.low), wide.dtype.type(self.high))
+        offsets = wide.view(np.uint64)
+        if wide is values or self.low:  # what comes back is never the caller's memory
+            offsets = np.subtract(offsets, np.uint64(self.low % 2**64), out=None if wide is values else offsets)
         if self.width > 1:
             offsets //= np.uint64(self.width)
         return offsets.view(np.int64)

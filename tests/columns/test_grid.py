@@ -56,6 +56,20 @@ def test_ints_come_back_within_half_a_bin(data: st.DataObject, unsigned: bool, r
             assert grid.to_bins(_typed([result], unsigned)).tolist() == [number]
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "i8", "u8"])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("low", [0, 5, 20])
+def test_ints_need_not_be_wide(dtype: str, width: int, low: int) -> None:
+    grid = IntGrid(low, 100, width)
+    values = np.array([0, 7, 20, 21, 22, 99, 100, 127], dtype)
+    values.flags.writeable = False
+    bins = grid.to_bins(values)
+    assert bins.dtype == np.int64
+    assert bins.tolist() == [(min(max(value, low), 100) - low) // width for value in values.tolist()]
+    bins[:] = -1  # states are written over them: they are nobody else's memory
+    assert values.tolist() == [0, 7, 20, 21, 22, 99, 100, 127]
+
+
 @quick
 @given(low=INT64, extent=st.integers(0, 2**64 - 1), radius=st.integers(0, 2**65))
 @example(low=-(2**63), extent=2**64 - 1, radius=0)
