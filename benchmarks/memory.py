@@ -101,22 +101,24 @@ def peak_of(command: str, *arguments: object) -> dict[str, float]:
     return peaks
 
 
-def memory_of(driver: int) -> dict[str, float]:
+def memory_of(driver: int, unique: bool = True) -> dict[str, float]:
     """Memory of a command's processes now, in MB.
 
     Args:
         driver: The command's process.
+        unique: Whether unique memory is told, too: all pages of all processes are walked through, which stops them.
 
     Returns:
         The largest resident set of one Ray worker, that of the driver, and the unique memory of all together.
     """
-    found = dict.fromkeys(PEAKS, 0.0)
+    found = dict.fromkeys(PEAKS if unique else PEAKS[:2], 0.0)
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(driver)
         for one in [root, *_children(root)]:
             with contextlib.suppress(psutil.Error):
-                memory = one.memory_full_info()
-                found["all MB"] += memory.uss / 1e6
+                memory = one.memory_full_info() if unique else one.memory_info()
+                if unique:
+                    found["all MB"] += memory.uss / 1e6
                 if one.pid == driver:
                     found["driver MB"] = memory.rss / 1e6
                 if "MapBatches" in " ".join(one.cmdline()):

@@ -149,7 +149,7 @@ class Bench:
         return self._folder / kind
 
     def _watched(self, *words: object) -> dict[str, Any]:
-        run = Watched(str(words[0]), words[1:]).to_the_end()
+        run = Watched(str(words[0]), words[1:], unique=False).to_the_end()
         peaks = [sample["worker MB"] for sample in run["samples"]]
         return {"all seconds": run["seconds"], "worker MB": max(peaks, default=0.0)}
 

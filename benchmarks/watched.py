@@ -32,9 +32,13 @@ class Watched:
         command: Name of the command.
         arguments: Its arguments.
         finished: Folder whose Parquet files are the finished units, or None.
+        unique: Whether the unique memory of all processes is sampled, which slows them down.
     """
 
-    def __init__(self, command: str, arguments: Sequence[object], finished: Path | None = None) -> None:
+    def __init__(
+        self, command: str, arguments: Sequence[object], finished: Path | None = None, unique: bool = True
+    ) -> None:
+        self._unique = unique
         self._words = [sys.executable, "-m", f"jobs.{command}", *map(str, arguments)]
         self._finished = finished
         self._samples: list[dict[str, float]] = []
@@ -98,7 +102,7 @@ class Watched:
         """Samples memory until the process is over; a thread, for a sample may take long."""
         while process.returncode is None:
             seconds = time.monotonic() - started
-            sample = {"seconds": seconds, "units": self._count() - before, **memory_of(process.pid)}
+            sample = {"seconds": seconds, "units": self._count() - before, **memory_of(process.pid, self._unique)}
             if process.returncode is None:
                 self._samples.append(sample)
             if len(self._samples) > MOST_SAMPLES:

@@ -177,6 +177,7 @@ def test_is_the_memory_of_a_process_seen() -> None:
     assert found["driver MB"] > 50
     assert found["all MB"] > 20
     assert found["worker MB"] == 0
+    assert set(memory_of(os.getpid(), unique=False)) == {"worker MB", "driver MB"}
 
 
 def test_is_growth_the_last_quarter_against_the_second() -> None:
