@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import pickle
 import zlib
 from typing import Any
 
 from pipeline.bundle import schema_from_text, schema_to_text
 from pipeline.cluster import Cluster
 from pipeline.columns import ColumnOptions, ColumnStats
+from pipeline.columns.gathered import Arrays, from_bytes, to_bytes
 from pipeline.dataset import Dataset, WorkUnit, read_unit
 from pipeline.fitting import Fitted, empty_stats, fit_all, sample_size
 from pipeline.machine import trim_memory
@@ -50,7 +50,9 @@ def fit_columns(
     progress = Progress("statistics", len(units), dataset.size / max(1, dataset.rows))
     merged = empty_stats(dataset.schema, options)
     for result in run_units(items, UnitObserver, arguments, cluster, workers):
-        _merge(merged, result.pop("stats"))
+        for name, text in result.pop("stats").items():
+            part = ColumnStats.empty(dataset.schema.field(name), options[name], sample_size=sample)
+            merged[name].merge(part.take(_unpack(text)))
         progress.advance(result["rows"])
     fitted = fit_all(dataset.schema, merged, options, str(dataset.location))
     del merged
@@ -96,19 +98,13 @@ class UnitObserver:
                 keys = draw.next(batch.num_rows)
                 for name in self._names:
                     stats[name].observe(batch.column(batch.schema.get_field_index(name)), keys)
-        return {"rows": unit.rows, "stats": _pack(stats)}
+        return {"rows": unit.rows, "stats": {name: _pack(one) for name, one in stats.items()}}
 
 
-def _pack(stats: dict[str, ColumnStats]) -> str:
-    """Statistics on their way between two processes of one job (never written anywhere)."""
-    return base64.b64encode(zlib.compress(pickle.dumps(stats, protocol=5), 1)).decode()
+def _pack(stats: ColumnStats) -> str:
+    """Statistics of a column as text, for a result is JSON."""
+    return base64.b64encode(zlib.compress(to_bytes(stats.arrays()), 1)).decode()
 
 
-def _unpack(text: str) -> dict[str, ColumnStats]:
-    return dict(pickle.loads(zlib.decompress(base64.b64decode(text))))
-
-
-def _merge(merged: dict[str, ColumnStats], text: str) -> None:
-    """Adds a unit's statistics to those so far."""
-    for name, stats in _unpack(text).items():
-        merged[name] = merged[name].merge(stats)
+def _unpack(text: str) -> Arrays:
+    return from_bytes(zlib.decompress(base64.b64decode(text)))

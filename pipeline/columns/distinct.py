@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.columns.gathered import Arrays, from_arrow, to_arrow
+
 _PENDING = 2**15
 _MAX_BYTES = 2**24
 
@@ -65,8 +67,21 @@ class DistinctCounts:
         order = by_value[np.argsort(-counts[by_value], kind="stable")][:limit]
         return values.take(pa.array(order)), counts[order]
 
+    def arrays(self) -> Arrays:
+        """The counts."""
+        self.compact()
+        found: Arrays = {"overflow": np.array(self.overflow)}
+        for values, counts in self.chunks:  # one, if any
+            found |= {"values": from_arrow(values), "counts": counts}
+        return found
+
+    def take(self, arrays: Arrays) -> None:
+        """Puts what `arrays` gave in the place of the counts."""
+        self.overflow = bool(arrays["overflow"])
+        self.chunks = [(to_arrow(arrays["values"]), arrays["counts"])] if "values" in arrays else []
+
     def compact(self) -> None:
-        """Adds up what is pending; call it before the counts go to another process."""
+        """Adds up what is pending."""
         if len(self.chunks) > 1:
             encoded = pa.concat_arrays([values for values, _ in self.chunks]).dictionary_encode()
             weights = np.concatenate([counts for _, counts in self.chunks])

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.columns.gathered import Arrays, inside, nested
+
 _SLICE_BITS = 28
 _SLICES = 3
 _CHUNK = 2**18
@@ -62,6 +64,22 @@ class OrderFreeSum:
         for number, digits in other.slices.items():
             if number >= self._bottom:
                 self._add_slice(number, digits)
+
+    def arrays(self) -> Arrays:
+        """The sum so far; `take` of another sum of the same width gives it back."""
+        if self.top is None:
+            return {}
+        numbers = sorted(self.slices)
+        return {
+            "top": np.array(self.top),
+            "numbers": np.array(numbers, np.int64),
+            "digits": np.array([self.slices[number] for number in numbers], np.int64).reshape(-1, self.width),
+        }
+
+    def take(self, arrays: Arrays) -> None:
+        """Puts what `arrays` gave in the place of the sum."""
+        self.top = int(arrays["top"]) if arrays else None
+        self.slices = dict(zip(arrays["numbers"].tolist(), arrays["digits"], strict=True)) if arrays else {}
 
     def divided(self, count: int) -> npt.NDArray[np.float64]:
         """The sum divided by `count`."""
@@ -114,6 +132,17 @@ class Moments:
         self.count += other.count
         self.total.merge(other.total)
         self.squares.merge(other.squares)
+
+    def arrays(self) -> Arrays:
+        """What was gathered."""
+        sums = nested("total", self.total.arrays()) | nested("squares", self.squares.arrays())
+        return {"count": np.array(self.count), **sums}
+
+    def take(self, arrays: Arrays) -> None:
+        """Puts what `arrays` gave in the place of what was gathered."""
+        self.count = int(arrays["count"])
+        self.total.take(inside("total", arrays))
+        self.squares.take(inside("squares", arrays))
 
     def mean(self) -> npt.NDArray[np.float64]:
         """Mean of each element; zeros if there were no rows."""

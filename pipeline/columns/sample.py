@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.columns.gathered import Arrays, from_arrow, to_arrow
 
 
 @dataclass
@@ -54,3 +57,18 @@ class RowSample:
         """Offers the rows of another sample of the same size."""
         if other.values is not None:
             self.add(other.priority, other.values)
+
+    def arrays(self) -> Arrays:
+        """The rows kept."""
+        if self.values is None:
+            return {}
+        if self.values.dtype.kind == "O":  # texts, as bytes
+            return {"priority": self.priority, "texts": from_arrow(pa.array(self.values, pa.large_binary()))}
+        return {"priority": self.priority, "values": self.values}
+
+    def take(self, arrays: Arrays) -> None:
+        """Puts what `arrays` gave in the place of the rows kept."""
+        self.priority = arrays.get("priority", np.zeros(0, np.uint64))
+        self.values = arrays.get("values")
+        if "texts" in arrays:
+            self.values = to_arrow(arrays["texts"]).to_numpy(zero_copy_only=False)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.columns.arrays import Numbers, States, as_array, read_scalars
 from pipeline.columns.base import State
 from pipeline.columns.distinct import DistinctCounts
+from pipeline.columns.gathered import Arrays, inside, nested
 from pipeline.columns.keys import to_keys
 from pipeline.columns.kinds import family
 from pipeline.columns.lists import read_rows, storage_type
@@ -140,6 +141,27 @@ class ColumnStats:
         if self.tokens is not None and other.tokens is not None:
             self.tokens.merge(other.tokens)
         return self
+
+    def arrays(self) -> Arrays:
+        """What was gathered; `take` of `empty` statistics of the same column gives it back."""
+        found: Arrays = {"rows": np.array(self.rows), "states": self.states}
+        if self.low is not None and self.high is not None:
+            found |= {"low": np.array(self.low), "high": np.array(self.high)}
+        for name, part in self._parts().items():
+            found |= nested(name, part.arrays())
+        return found
+
+    def take(self, arrays: Arrays) -> ColumnStats:
+        """Puts what `arrays` gave in the place of what was gathered, and returns these statistics."""
+        self.rows, self.states = int(arrays["rows"]), arrays["states"]
+        self.low, self.high = (arrays[name].item() if name in arrays else None for name in ("low", "high"))
+        for name, part in self._parts().items():
+            part.take(inside(name, arrays))
+        return self
+
+    def _parts(self) -> dict[str, Moments | RowSample | DistinctCounts | TokenCounts]:
+        parts = {"moments": self.moments, "sample": self.sample, "distinct": self.distinct, "tokens": self.tokens}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _observe_numbers(self, ordinary: Numbers, states: States | None, priority: npt.NDArray[np.uint64]) -> None:
         if states is not None:

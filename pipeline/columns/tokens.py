@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.columns.distinct import DistinctCounts
+from pipeline.columns.gathered import Arrays, inside, nested
 
 Tokens = Literal["characters", "words", "brackets"]
 """Code points; what single spaces separate; `[…]`, and code points between brackets."""
@@ -88,6 +89,15 @@ class TokenCounts:
         """Adds the counts of other texts."""
         self.lengths = self.lengths + other.lengths
         self.distinct.merge(other.distinct)
+
+    def arrays(self) -> Arrays:
+        """What was gathered."""
+        return {"lengths": self.lengths, **nested("distinct", self.distinct.arrays())}
+
+    def take(self, arrays: Arrays) -> None:
+        """Puts what `arrays` gave in the place of what was gathered."""
+        self.lengths = arrays["lengths"]
+        self.distinct.take(inside("distinct", arrays))
 
     @property
     def longest(self) -> int:
