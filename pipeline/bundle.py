@@ -41,6 +41,7 @@ CHECKPOINTS_FOLDER = "_train"
 _MOST_SCHEMA_BYTES, _PIECE = 1 << 28, 1 << 16
 _PIECE_BYTES = 8 << 20
 _ROWS_ON_CPU, _ROWS_ON_GPU = 1024, 65_536
+_BYTES_ON_GPU = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,14 @@ class Bundle:
 
     @property
     def network_rows(self) -> int:
-        """Rows that go through the network at once: what fits a core's cache, or fills a GPU."""
-        return _ROWS_ON_CPU if self.device == "cpu" else _ROWS_ON_GPU
+        """Rows that go through the network at once: what fits a core's cache, or fills a GPU.
+
+        For a GPU, no more than 64 MiB of symbols, of which some wait in memory, but no fewer rows than on a CPU.
+        """
+        if self.device == "cpu":
+            return _ROWS_ON_CPU
+        fitting = _BYTES_ON_GPU // (8 * self.description.layout.n_symbols)
+        return min(_ROWS_ON_GPU, max(_ROWS_ON_CPU, fitting))
 
     @property
     def piece_rows(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import uuid
@@ -193,3 +194,14 @@ def test_does_a_map_column_from_a_parquet_file_leave_the_fingerprint_alone(tmp_p
     pq.write_table(pa.table({"x": np.arange(20.0), "m": values}), tmp_path / "map.parquet")
     bundle = tiny_bundle(pq.read_table(tmp_path / "map.parquet"), {"m": ColumnOptions(kind="passthrough")})
     assert Bundle.from_files(bundle.files(), "the model").fingerprint == bundle.fingerprint
+
+
+@pytest.mark.parametrize(("width", "rows"), [(1, 65_536), (784, 10_699), (100_000, 1024)])
+def test_do_symbols_for_a_gpu_stay_within_a_size(width: int, rows: int) -> None:
+    values = pa.array(np.arange(3 * width, dtype=np.float32))
+    bundle = tiny_bundle(pa.table({"v": pa.FixedSizeListArray.from_arrays(values, width)}))
+    assert bundle.network_rows == 1024
+    on_gpu = dataclasses.replace(bundle, device="cuda")
+    assert on_gpu.network_rows == rows
+    assert on_gpu.piece_rows % rows == 0
+    assert 8 * width * on_gpu.piece_rows <= max(64 << 20, 8 * width * 1024)
