@@ -13,6 +13,7 @@ import time
 
 import psutil
 
+from benchmarks.usage import family
 from jobs.inspect import format_table
 
 LOOKS_A_SECOND = 20
@@ -22,9 +23,9 @@ SHOWN = 15
 def watched(command: list[str]) -> dict[tuple[int, str], float]:
     """Runs a command; gives the processor seconds of each process, by its number and what it is called."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    root, found, names = psutil.Process(child.pid), dict[int, float](), dict[int, str]()
+    found, names = dict[int, float](), dict[int, str]()
     while child.poll() is None:
-        for process in [root, *_below(root)]:
+        for process in family(child.pid):
             try:
                 times = process.cpu_times()
                 found[process.pid] = times.user + times.system
@@ -35,13 +36,6 @@ def watched(command: list[str]) -> dict[tuple[int, str], float]:
     if child.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {child.returncode}")
     return {(pid, names.get(pid, "")): spent for pid, spent in found.items()}
-
-
-def _below(root: psutil.Process) -> list[psutil.Process]:
-    try:
-        return root.children(recursive=True)
-    except psutil.Error:
-        return []
 
 
 def main() -> int:

@@ -11,7 +11,6 @@ second: the largest resident set of one Ray worker process, that of the driver (
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import subprocess
 import sys
@@ -21,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.usage import PEAKS, memory_of
 from jobs.inspect import format_table
 
 ROW_GROUP = 50_000
-PEAKS = ("worker MB", "driver MB", "all MB")
 
 
 def main() -> None:
@@ -99,37 +97,6 @@ def peak_of(command: str, *arguments: object) -> dict[str, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} failed")
     return peaks
-
-
-def memory_of(driver: int, unique: bool = True) -> dict[str, float]:
-    """Memory of a command's processes now, in MB.
-
-    Args:
-        driver: The command's process.
-        unique: Whether unique memory is told, too: all pages of all processes are walked through, which stops them.
-
-    Returns:
-        The largest resident set of one Ray worker, that of the driver, and the unique memory of all together.
-    """
-    found = dict.fromkeys(PEAKS if unique else PEAKS[:2], 0.0)
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(driver)
-        for one in [root, *_children(root)]:
-            with contextlib.suppress(psutil.Error):
-                memory = one.memory_full_info() if unique else one.memory_info()
-                if unique:
-                    found["all MB"] += memory.uss / 1e6
-                if one.pid == driver:
-                    found["driver MB"] = memory.rss / 1e6
-                if "MapBatches" in " ".join(one.cmdline()):
-                    found["worker MB"] = max(found["worker MB"], memory.rss / 1e6)
-    return found
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        return list(process.children(recursive=True))
-    return []
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.memory import memory_of
+from benchmarks.usage import memory_of
 
 POLL_SECONDS, SAMPLE_SECONDS = 0.2, 1.0
 MOST_SAMPLES = 2000

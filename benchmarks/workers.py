@@ -12,7 +12,6 @@ many rows as all of them compute, or as many as this machine's CPUs can do of ev
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import statistics
@@ -23,9 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 
+from benchmarks.usage import processor_seconds
 from jobs.inspect import format_table
 from pipeline.machine import usable_cpus
 
@@ -82,20 +81,6 @@ def rates(marks: list[tuple[int, float, dict[str, float]]], rows_a_file: int) ->
     for name, taken in last.items():
         figures[f"{name} µs/row"] = (taken - first[name]) / rows * 1e6
     return figures
-
-
-def processor_seconds(pid: int) -> dict[str, float]:
-    """Processor time of a command so far: of its Ray workers that compute, and of all processes that there are."""
-    found = {"worker": 0.0, "all": 0.0}
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        for one in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                times = one.cpu_times()
-                found["all"] += times.user + times.system
-                if "MapBatches" in " ".join(one.cmdline()):
-                    found["worker"] += times.user + times.system
-    return found
 
 
 def predicted(one: dict[str, float], workers: int, cpus: int) -> float:

@@ -21,9 +21,9 @@ import pytest
 
 from benchmarks import requests
 from benchmarks.many_files import check_archive, check_decoded, main, summary
-from benchmarks.memory import memory_of
 from benchmarks.million_parts import ROW_GROUPS, describe, opened
 from benchmarks.sensor_files import DEVICES, SCHEMA, file_rows, write_files
+from benchmarks.usage import memory_of
 from benchmarks.watched import flatness, kill_all
 from pipeline.dataset import open_dataset
 from pipeline.storage import Location

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from benchmarks.workers import FIGURES, predicted, processor_seconds, rates, table_of
+from benchmarks.usage import processor_seconds
+from benchmarks.workers import FIGURES, predicted, rates, table_of
 from jobs.inspect import format_table
 
 

@@ -1,0 +1,58 @@
+"""What a command and the processes that it started use, seen from outside: memory and processor time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psutil
+
+PEAKS = ("worker MB", "driver MB", "all MB")
+
+
+def memory_of(driver: int, unique: bool = True) -> dict[str, float]:
+    """Memory of a command's processes now, in MB.
+
+    Args:
+        driver: The command's process.
+        unique: Whether unique memory is told, too: all pages of all processes are walked through, which stops them.
+
+    Returns:
+        The largest resident set of one Ray worker, that of the driver, and the unique memory of all together.
+    """
+    found = dict.fromkeys(PEAKS if unique else PEAKS[:2], 0.0)
+    for one in family(driver):
+        with contextlib.suppress(psutil.Error):
+            memory = one.memory_full_info() if unique else one.memory_info()
+            if unique:
+                found["all MB"] += memory.uss / 1e6
+            if one.pid == driver:
+                found["driver MB"] = memory.rss / 1e6
+            if _computes(one):
+                found["worker MB"] = max(found["worker MB"], memory.rss / 1e6)
+    return found
+
+
+def processor_seconds(driver: int) -> dict[str, float]:
+    """Processor time of a command so far: of its Ray workers that compute, and of all processes that there are."""
+    found = {"worker": 0.0, "all": 0.0}
+    for one in family(driver):
+        with contextlib.suppress(psutil.Error):
+            times = one.cpu_times()
+            found["all"] += times.user + times.system
+            if _computes(one):
+                found["worker"] += times.user + times.system
+    return found
+
+
+def family(driver: int) -> Iterator[psutil.Process]:
+    """A process and all below it."""
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(driver)
+        yield root
+        yield from root.children(recursive=True)
+
+
+def _computes(process: psutil.Process) -> bool:
+    """Whether it is a Ray worker that maps units."""
+    return "MapBatches" in " ".join(process.cmdline())
