@@ -11,9 +11,7 @@ import subprocess
 import sys
 import time
 
-import psutil
-
-from benchmarks.usage import family
+from benchmarks.usage import Spent
 from jobs.inspect import format_table
 
 LOOKS_A_SECOND = 20
@@ -23,19 +21,13 @@ SHOWN = 15
 def watched(command: list[str]) -> dict[tuple[int, str], float]:
     """Runs a command; gives the processor seconds of each process, by its number and what it is called."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    found, names = dict[int, float](), dict[int, str]()
+    spent = Spent()
     while child.poll() is None:
-        for process in family(child.pid):
-            try:
-                times = process.cpu_times()
-                found[process.pid] = times.user + times.system
-                names[process.pid] = " ".join(process.cmdline()) or names.get(process.pid, "")
-            except psutil.Error:
-                continue
+        spent.look(child.pid)
         time.sleep(1 / LOOKS_A_SECOND)
     if child.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {child.returncode}")
-    return {(pid, names.get(pid, "")): spent for pid, spent in found.items()}
+    return {(pid, spent.names.get(pid, "")): seconds for pid, seconds in spent.seconds.items()}
 
 
 def main() -> int:

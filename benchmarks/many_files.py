@@ -83,7 +83,7 @@ class Run:
         data, sample, model = folder / "data", folder / "sample", folder / "model"
         archive, decoded = folder / "archive", folder / "decoded"
         self._step("files", lambda: self._write(data, sample))
-        self._step("train", Watched("train", [sample, "--model", model, *TINY]).to_the_end)
+        self._step("train", Watched("jobs.train", [sample, "--model", model, *TINY]).to_the_end)
         encode = [data, "--model", model, "--out", archive, "--effort", "fast", "--keep", options.keep]
         self._through("encode", encode, archive / "parts", archive)
         self._step("check archive", lambda: check_archive(data, archive))
@@ -122,10 +122,10 @@ class Run:
         for number in range(options.kill):
             share, wait = rng.random() / options.kill, float(rng.uniform(0, 0.5))
             if not self._is_whole(command, out):
-                watched = Watched(command, self._with_workers(arguments), finished)
+                watched = Watched(f"jobs.{command}", self._with_workers(arguments), finished)
                 self._step(f"{command}, kill {number + 1}", partial(watched.to_the_kill, share * options.files, wait))
         if not self._is_whole(command, out):
-            self._step(command, Watched(command, self._with_workers(arguments), finished).to_the_end)
+            self._step(command, Watched(f"jobs.{command}", self._with_workers(arguments), finished).to_the_end)
 
     def _is_whole(self, command: str, out: Path) -> bool:
         """Whether nothing is left to do: a process may be killed between its work and its exit."""

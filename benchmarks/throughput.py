@@ -12,7 +12,9 @@ pcodec and Parquet with zstd (in memory, from Arrow; one thread). All compute in
 Ray's servers and what reads and writes take theirs from the network.
 
 A result a dataset, round and contestant is kept in FOLDER; started again, what is there is not measured again. The
-table gives medians over the rounds and, for ratios, the median of the rounds' ratios.
+table gives medians over the rounds and, for ratios, the median of the rounds' ratios. "CPU µs/row" is the processor
+time of all of a contestant's processes, start-up included; "driver MB" the largest resident set of the process that was
+started, which trains, and is all there is of a bare loop; "worker MB" that of a Ray worker.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ CONTESTANTS = (
     *("encode", "encode bare", "encode fast", "decode", "decode bare"),
     *("pcodec", "zstd"),
 )
+TAKEN = ("CPU µs/row", "worker MB", "driver MB")
+"""Processor time of all processes, start-up included (looked at once a second), and the largest resident sets."""
 RATIOS = (
     ("train", "train bare"),
     ("encode latents", "encode latents bare"),
@@ -89,13 +93,13 @@ class Bench:
     def _train(self) -> dict[str, Any]:
         model = self._fresh("trained")
         words = ("--model", model, "--epochs", self._epochs, "--error", "none", *self._settings)
-        run = self._watched("train", self._data, *words)
+        taken, _ = self._watched("jobs.train", self._data, *words)
         history = json.loads((model / "bundle.json").read_text())["training"]["history"]
         return {
             "rows_per_second": statistics.median(
                 entry["rows_per_second"] for entry in history[min(1, self._epochs - 1) :]
             ),
-            **run,
+            **taken,
         }
 
     def _encode(self, how: str) -> dict[str, Any]:
@@ -104,31 +108,38 @@ class Bench:
             return self._bare("encode", self._data, self._archive(kind))
         out = self._fresh(kind)
         words = ("--model", self._model(), "--out", out, "--workers", self._threads, *ENCODES[kind])
-        run = self._watched("encode", self._data, *words)
-        return {**written(out / PARTS_FOLDER, self._threads), "bytes": tree_bytes(out), **run}
+        taken, _ = self._watched("jobs.encode", self._data, *words)
+        return {**written(out / PARTS_FOLDER, self._threads), "bytes": tree_bytes(out), **taken}
 
     def _decode(self) -> dict[str, Any]:
         out = self._fresh("decoded")
-        run = self._watched("decode", self._archive("corrections"), "--out", out, "--workers", self._threads)
+        words = (self._archive("corrections"), "--out", out, "--workers", self._threads)
+        taken, _ = self._watched("jobs.decode", *words)
         figures = written(out, self._threads)
         shutil.rmtree(out)
-        return {**figures, **run}
+        return {**figures, **taken}
 
     def _by_hand(self) -> dict[str, Any]:
         out = self._fresh("by-hand")
-        return _answer("benchmarks.by_hand", self._data, self._archive("latents"), out, self._threads)
+        words = (self._data, self._archive("latents"), out, self._threads)
+        taken, figures = self._watched("benchmarks.by_hand", *words)
+        return {**figures, **taken}
 
     def _bare(self, *words: object) -> dict[str, Any]:
-        return _answer("benchmarks.bare", *words, "--threads", self._threads, *(self._settings * (words[0] == "train")))
+        settings = self._settings if words[0] == "train" else []
+        taken, figures = self._watched("benchmarks.bare", *words, "--threads", self._threads, *settings)
+        return {**figures, **taken}
 
     def _general(self, tool: str) -> dict[str, Any]:
         """Runs pcodec on every numeric column, or Parquet with zstd 19, from Arrow in memory; one thread."""
-        seconds = size = 0.0
+        seconds = spent = size = 0.0
         for table in self._tables():
-            started = time.perf_counter()
+            started, begun = time.perf_counter(), time.process_time()
             size += TOOLS[tool](table)
             seconds += time.perf_counter() - started
-        return {"rows_per_second": self.rows / seconds, "seconds": seconds, "bytes": size}
+            spent += time.process_time() - begun
+        cost = spent / self.rows * 1e6
+        return {"rows_per_second": self.rows / seconds, "seconds": seconds, "bytes": size, "CPU µs/row": cost}
 
     def _tables(self) -> Iterator[pa.Table]:
         for path in sorted(self._data.rglob("*.parquet")):
@@ -148,10 +159,12 @@ class Bench:
             self._encode(kind if kind != "corrections" else "")
         return self._folder / kind
 
-    def _watched(self, *words: object) -> dict[str, Any]:
-        run = Watched(str(words[0]), words[1:], unique=False).to_the_end()
-        peaks = [sample["worker MB"] for sample in run["samples"]]
-        return {"all seconds": run["seconds"], "worker MB": max(peaks, default=0.0)}
+    def _watched(self, module: str, *words: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Runs a module; gives what it took, start-up included, and the JSON of its last line."""
+        run = Watched(module, words, unique=False).to_the_end()
+        peaks = {name: max(sample[name] for sample in run["samples"]) for name in ("worker MB", "driver MB")}
+        taken = {"all seconds": run["seconds"], "CPU µs/row": run["processor seconds"] / self.rows * 1e6, **peaks}
+        return taken, dict(run["figures"])
 
     def _fresh(self, name: str) -> Path:
         shutil.rmtree(self._folder / name, ignore_errors=True)
@@ -171,12 +184,6 @@ def written(out: Path, workers: int) -> dict[str, float]:
     seconds = files[-1].stat().st_mtime - files[workers - 1].stat().st_mtime
     rows = sum(pq.read_metadata(path).num_rows for path in files[workers:])
     return {"rows_per_second": rows / seconds, "seconds": seconds}
-
-
-def _answer(module: str, *words: object) -> dict[str, Any]:
-    """Runs a module and reads the JSON of its last line."""
-    done = subprocess.run([sys.executable, "-m", module, *map(str, words)], check=True, stdout=subprocess.PIPE)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _zstd(table: pa.Table) -> int:
@@ -239,7 +246,8 @@ def table_of(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[dict[
             runs, rate = results[name, contestant], statistics.median(found)
             line = {"dataset": name, "contestant": contestant, "rows/s": rate}
             line |= {"MB/s": rate * runs[0]["arrow_bytes"] / runs[0]["rows"] / 1e6, "rounds": len(runs)}
-            lines.append(line | {"worker MB": statistics.median(run.get("worker MB", float("nan")) for run in runs)})
+            taken = {key: statistics.median(run.get(key, float("nan")) for run in runs) for key in TAKEN}
+            lines.append(line | taken)
         for ours, other in RATIOS:
             if ours in rates and other in rates:
                 pairs = [a / b for a, b in zip(rates[ours], rates[other], strict=False)]

@@ -45,6 +45,27 @@ def processor_seconds(driver: int) -> dict[str, float]:
     return found
 
 
+class Spent:
+    """Processor seconds of every process that a command ever had, as they were when it was last looked at.
+
+    Attributes:
+        seconds: Processor seconds by number of the process.
+        names: What it is called.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+        self.names: dict[int, str] = {}
+
+    def look(self, driver: int) -> None:
+        """Looks at a command's process and at all below it."""
+        for one in family(driver):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                self.seconds[one.pid] = times.user + times.system
+                self.names[one.pid] = " ".join(one.cmdline()) or self.names.get(one.pid, "")
+
+
 def family(driver: int) -> Iterator[psutil.Process]:
     """A process and all below it."""
     with contextlib.suppress(psutil.Error):

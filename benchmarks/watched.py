@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.usage import memory_of
+from benchmarks.usage import Spent, memory_of
 
 POLL_SECONDS, SAMPLE_SECONDS = 0.2, 1.0
 MOST_SAMPLES = 2000
@@ -29,17 +29,17 @@ class Watched:
     """One run of a command.
 
     Args:
-        command: Name of the command.
+        module: The module that it runs (`python -m`).
         arguments: Its arguments.
         finished: Folder whose Parquet files are the finished units, or None.
         unique: Whether the unique memory of all processes is sampled, which slows them down.
     """
 
     def __init__(
-        self, command: str, arguments: Sequence[object], finished: Path | None = None, unique: bool = True
+        self, module: str, arguments: Sequence[object], finished: Path | None = None, unique: bool = True
     ) -> None:
-        self._unique = unique
-        self._words = [sys.executable, "-m", f"jobs.{command}", *map(str, arguments)]
+        self._unique, self._spent = unique, Spent()
+        self._words = [sys.executable, "-m", module, *map(str, arguments)]
         self._finished = finished
         self._samples: list[dict[str, float]] = []
 
@@ -47,7 +47,8 @@ class Watched:
         """Runs the command to its end.
 
         Returns:
-            Seconds, units finished by this run, samples of memory, and the command's own figures.
+            Seconds, units finished by this run, samples of memory, processor seconds of all processes, and the
+            module's own figures.
 
         Raises:
             SystemExit: If it fails.
@@ -89,6 +90,7 @@ class Watched:
             "units": self._count() - before,
             "others killed": killed,
             "samples": self._samples,
+            "processor seconds": sum(self._spent.seconds.values()),
             "figures": json.loads(lines[-1]) if process.returncode == 0 else None,
         }
 
@@ -103,6 +105,7 @@ class Watched:
         while process.returncode is None:
             seconds = time.monotonic() - started
             sample = {"seconds": seconds, "units": self._count() - before, **memory_of(process.pid, self._unique)}
+            self._spent.look(process.pid)
             if process.returncode is None:
                 self._samples.append(sample)
             if len(self._samples) > MOST_SAMPLES:
