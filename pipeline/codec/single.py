@@ -13,7 +13,7 @@ import pyarrow as pa
 import pipeline.codec.exact as exact
 import pipeline.codec.general as general
 from pipeline.codec.sections import EXACT, STATES, SYMBOLS, VALUES, Key
-from pipeline.columns.arrays import Numbers, physical_dtype, read_physical, widen
+from pipeline.columns.arrays import Numbers, physical_dtype, read_physical
 from pipeline.columns.base import Column, State
 from pipeline.columns.lists import read_rows, storage_type
 from pipeline.columns.numeric import NumericColumn
@@ -175,4 +175,4 @@ def _from_floats(column: Column, floats: Numbers) -> Bins:
         raise ValueError(f"column {column.name!r} holds no exact floats")
     if not np.isfinite(floats).all():
         raise ValueError("an ordinary value is not finite")
-    return column.grid.to_bins(widen(floats))
+    return column.grid.to_bins(floats)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.columns.arrays import Numbers
+from pipeline.columns.arrays import Numbers, widen
 from pipeline.columns.grid import MAX_BINS, SMALLEST, Grid
 
 MAX_DISTINCT = 65_536
@@ -100,7 +100,7 @@ class FixedPointGrid(Grid):
 
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
         """The bin of the nearest value of the grid."""
-        steps = _to_steps(np.clip(values, self.low, self.high), self.base, self.digits)
+        steps = _to_steps(np.clip(widen(values), self.low, self.high), self.base, self.digits)
         return np.clip(steps.astype(np.int64) - self._first, 0, self.bins - 1)
 
     def to_values(self, bins: npt.NDArray[np.int64]) -> Numbers:
@@ -181,7 +181,7 @@ class DistinctGrid(Grid):
 
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
         """The place of each value; of one that is not listed, the place it would have."""
-        places = np.searchsorted(self._sorted[0], order(values))
+        places = np.searchsorted(self._sorted[0], order(widen(values)))
         return np.minimum(places, self.bins - 1).astype(np.int64)
 
     def to_values(self, bins: npt.NDArray[np.int64]) -> Numbers:
@@ -236,7 +236,7 @@ class OrderedGrid(Grid):
 
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
         """The bin of each value."""
-        codes = self._to_codes(np.clip(values, self.low, self.high))
+        codes = self._to_codes(np.clip(widen(values), self.low, self.high))
         return np.asarray(np.clip(codes - self._first, 0, self.bins - 1), np.int64)
 
     def to_values(self, bins: npt.NDArray[np.int64]) -> Numbers:

@@ -55,7 +55,11 @@ class Grid(ABC):
 
     @abstractmethod
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
-        """The bin of each value (wide numbers, see `arrays.widen`); values outside are clipped."""
+        """The bin of each value, in memory of its own; values outside are clipped.
+
+        Args:
+            values: Numbers of a wide dtype, or of one that `arrays.widen` makes it from: no value is lost by that.
+        """
 
     @abstractmethod
     def to_values(self, bins: npt.NDArray[np.int64]) -> Numbers:
@@ -93,12 +97,12 @@ class IntGrid(Grid):
         return min(self.low + self.width // 2, self.high)
 
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
-        """The bin of each value; values outside are clipped. Integers need not be wide."""
+        """The bin of each value; values outside are clipped."""
         wide = widen(values)
         if values.size and (int(values.min()) < self.low or int(values.max()) > self.high):
             wide = np.clip(wide, wide.dtype.type(self.low), wide.dtype.type(self.high))
         offsets = wide.view(np.uint64)
-        if wide is values or self.low:  # what comes back is never the caller's memory
+        if wide is values or self.low:  # never the caller's memory
             offsets = np.subtract(offsets, np.uint64(self.low % 2**64), out=None if wide is values else offsets)
         if self.width > 1:
             offsets //= np.uint64(self.width)
@@ -155,7 +159,7 @@ class FloatGrid(Grid):
     def to_bins(self, values: Numbers) -> npt.NDArray[np.int64]:
         """The bin whose centre is nearest to each value; values outside are clipped."""
         unit = self._unit
-        places = np.clip(values, self.low, self.high)
+        places = np.clip(widen(values), self.low, self.high)
         if unit != 1.0:
             places *= unit
         places -= self.low * unit

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.columns.arrays import Numbers, States, check_type, narrow, place_exact, storage_of, widen
 from pipeline.columns.base import Column, State, Symbols
 from pipeline.columns.choose_grid import bound_check, choose_grid, grid_from_json, may_miss
-from pipeline.columns.grid import Grid, IntGrid, nominal_grid
+from pipeline.columns.grid import Grid, nominal_grid
 from pipeline.columns.lists import Rows, read_rows, storage_type, wrap, write_rows
 from pipeline.columns.moments import Moments
 from pipeline.columns.options import ColumnOptions
@@ -125,7 +125,7 @@ class VectorColumn(Column):
         """Turns values into symbols."""
         check_type(values, self.field)
         rows = read_rows(values)
-        bins = self.grid.to_bins(rows.data if isinstance(self.grid, IntGrid) else widen(rows.data))
+        bins = self.grid.to_bins(rows.data)
         states = rows.states if self.bound is None else self._checked(rows, widen(rows.data), bins, self.bound)
         missed = is_state(states, State.EXACT)
         exact = None

@@ -235,6 +235,17 @@ def test_is_an_impossible_grid_refused(bad: dict[str, object]) -> None:
         grid_from_json(bad)
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+@pytest.mark.parametrize("size", [50, 20_000])
+@pytest.mark.parametrize("bound", [0.0, 0.01])
+def test_floats_need_not_be_wide(dtype: str, size: int, bound: float) -> None:
+    values = RNG.normal(size=size).astype(dtype)
+    values.flags.writeable = False
+    wide = values.astype(np.float64)
+    grid = choose_grid(bound, nominal_grid(-3.0, 3.0, 1.0), 0.0, 8 * values.itemsize, wide.reshape(-1, 1))
+    assert np.array_equal(grid.to_bins(values), grid.to_bins(wide))
+
+
 def test_is_bit_for_bit_more_than_equal() -> None:
     a, b = np.array([0.0, -0.0, 1.0, 2.0]), np.array([-0.0, -0.0, 1.0, 3.0])
     assert differs(a, b).tolist() == [True, False, False, True]
