@@ -162,7 +162,9 @@ class Bench:
     def _watched(self, module: str, *words: object) -> tuple[dict[str, Any], dict[str, Any]]:
         """Runs a module; gives what it took, start-up included, and the JSON of its last line."""
         run = Watched(module, words, unique=False).to_the_end()
-        peaks = {name: max(sample[name] for sample in run["samples"]) for name in ("worker MB", "driver MB")}
+        peaks = {
+            name: max((sample[name] for sample in run["samples"]), default=0.0) for name in ("worker MB", "driver MB")
+        }
         taken = {"all seconds": run["seconds"], "CPU µs/row": run["processor seconds"] / self.rows * 1e6, **peaks}
         return taken, dict(run["figures"])
 

@@ -18,7 +18,7 @@ def memory_of(driver: int, unique: bool = True) -> dict[str, float]:
         unique: Whether unique memory is told, too: all pages of all processes are walked through, which stops them.
 
     Returns:
-        The largest resident set of one Ray worker, that of the driver, and the unique memory of all together.
+        The largest resident set of one Ray worker, that of the driver, and the unique memory of all if it is wanted.
     """
     found = dict.fromkeys(PEAKS if unique else PEAKS[:2], 0.0)
     for one in family(driver):
@@ -28,21 +28,17 @@ def memory_of(driver: int, unique: bool = True) -> dict[str, float]:
                 found["all MB"] += memory.uss / 1e6
             if one.pid == driver:
                 found["driver MB"] = memory.rss / 1e6
-            if _computes(one):
+            if _computes(" ".join(one.cmdline())):
                 found["worker MB"] = max(found["worker MB"], memory.rss / 1e6)
     return found
 
 
 def processor_seconds(driver: int) -> dict[str, float]:
     """Processor time of a command so far: of its Ray workers that compute, and of all processes that there are."""
-    found = {"worker": 0.0, "all": 0.0}
-    for one in family(driver):
-        with contextlib.suppress(psutil.Error):
-            times = one.cpu_times()
-            found["all"] += times.user + times.system
-            if _computes(one):
-                found["worker"] += times.user + times.system
-    return found
+    spent = Spent()
+    spent.look(driver)
+    workers = sum(seconds for pid, seconds in spent.seconds.items() if _computes(spent.names.get(pid, "")))
+    return {"worker": workers, "all": sum(spent.seconds.values())}
 
 
 class Spent:
@@ -74,6 +70,6 @@ def family(driver: int) -> Iterator[psutil.Process]:
         yield from root.children(recursive=True)
 
 
-def _computes(process: psutil.Process) -> bool:
-    """Whether it is a Ray worker that maps units."""
-    return "MapBatches" in " ".join(process.cmdline())
+def _computes(name: str) -> bool:
+    """Whether a process of that name is a Ray worker that maps units."""
+    return "MapBatches" in name
