@@ -173,11 +173,15 @@ def test_does_a_kill_reach_processes_that_left_the_group() -> None:
 
 
 def test_is_the_memory_of_a_process_seen() -> None:
-    found = memory_of(os.getpid())
-    assert found["driver MB"] > 50
-    assert found["all MB"] > 20
+    code = "kept = b'x' * 60_000_000; print(len(kept), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout and child.stdout.readline() == b"60000000\n"
+        found = memory_of(child.pid)
+        assert set(memory_of(child.pid, unique=False)) == {"worker MB", "driver MB"}
+        child.communicate(b"\n")
+    assert found["driver MB"] > 60
+    assert found["all MB"] > 60
     assert found["worker MB"] == 0
-    assert set(memory_of(os.getpid(), unique=False)) == {"worker MB", "driver MB"}
 
 
 def test_is_growth_the_last_quarter_against_the_second() -> None:
