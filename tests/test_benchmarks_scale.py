@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -175,7 +174,8 @@ def test_does_a_kill_reach_processes_that_left_the_group() -> None:
 def test_is_the_memory_of_a_process_seen() -> None:
     code = "kept = b'x' * 60_000_000; print(len(kept), flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout and child.stdout.readline() == b"60000000\n"
+        assert child.stdout
+        assert child.stdout.readline() == b"60000000\n"
         found = memory_of(child.pid)
         assert set(memory_of(child.pid, unique=False)) == {"worker MB", "driver MB"}
         child.communicate(b"\n")
