@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.blocks import gathered, read_blocks
 from pipeline.cells import BlockCell
 from pipeline.cluster import Cluster, connected
 from pipeline.dataset import WorkUnit, read_file_schema
-from pipeline.drift import Drift, sample_bits
+from pipeline.drift import SAMPLE_ROWS, Drift, sample_bits
 from pipeline.errors import DatasetError, InputError, JobError
 from pipeline.lock import OutputLock, locked
 from pipeline.machine import one_thread, use_threads
@@ -210,14 +210,19 @@ class UnitEncoder:
         """Writes the unit's part to a local file; returns what a row costs if the part's size does not tell."""
         schema = read_file_schema(self._root.join(unit.path))
         writer = PartWriter(path, self._form, schema, self._model.shape, unit)
-        with contextlib.closing(writer), write_behind() as later:
+        with contextlib.closing(writer):
             if not self._form.plan.guaranteed:
-                return self._encode_latents(writer, unit, later)
+                return self._encode_latents(writer, unit)
+            self._encode_guaranteed(writer, unit)
+        return None
+
+    def _encode_guaranteed(self, writer: PartWriter, unit: WorkUnit) -> None:
+        """Encodes block by block; the next is read while the coder has one."""
+        with write_behind() as later:
             blocks = read_blocks(self._root, unit, self._form.plan.block_rows)
             with contextlib.closing(Begun(self._turns.read(blocks))) as source, self._turns.taken():
                 for batch in read_ahead(source, depth=1):
                     later(writer.write, batch, *self._coded(batch))
-        return None
 
     def _coded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
         """What is written of a block beside its rows: plain columns, latents, and what the cell holds."""
@@ -228,21 +233,28 @@ class UnitEncoder:
             block = model.codec.encode_block(batch, latents)
         return block.plain, latents, BlockCell(block.cell)
 
-    def _encode_latents(self, writer: PartWriter, unit: WorkUnit, later: Callable[..., None]) -> float | None:
-        """Encodes in pieces that fit a cache; the next is read and transformed while the network has one."""
+    def _encode_latents(self, writer: PartWriter, unit: WorkUnit) -> float | None:
+        """Encodes in pieces that fit a cache; the network has nothing but to encode, threads beside it do the rest.
+
+        Returns:
+            What a row costs, in bits, by the first rows: None where there are none.
+        """
         bundle, block_rows = self._model.bundle, self._form.plan.block_rows
         rows = min(block_rows, bundle.piece_rows)
         source = Begun(read_ahead((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows)))
         bits: list[float] = []
 
-        def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
-            for batch, (bins, exceptions) in source:
-                bits.extend([] if bits else [sample_bits(bundle, bins)])
-                yield batch, (bundle.to_latents(bins), exceptions)
+        with write_behind() as later:
 
-        with self._turns.taken():
-            for block, made in gathered(pieces(), block_rows):
-                latents = np.concatenate([part for part, _ in made])
-                exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
-                later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))
+            def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
+                for number, (batch, (bins, exceptions)) in enumerate(source):
+                    if number == 0:
+                        later(lambda sample: bits.append(sample_bits(bundle, sample)), bins[:SAMPLE_ROWS])
+                    yield batch, (bundle.to_latents(bins), exceptions)
+
+            with self._turns.taken():
+                for block, made in gathered(pieces(), block_rows):
+                    latents = np.concatenate([part for part, _ in made])
+                    exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
+                    later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))
         return bits[0] if bits else None
