@@ -40,8 +40,8 @@ WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "_train"
 _MOST_SCHEMA_BYTES, _PIECE = 1 << 28, 1 << 16
 _PIECE_BYTES = 8 << 20
-_ROWS_ON_CPU, _ROWS_ON_GPU = 1024, 65_536
-_BYTES_ON_GPU = 64 << 20
+_ROWS_ON_CPU, _ROWS_ON_GPU = (1024, 2048), (1024, 65_536)
+_BYTES_ON_CPU, _BYTES_ON_GPU = 1 << 20, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Bundle:
     def network_rows(self) -> int:
         """Rows that go through the network at once: what fits a core's cache, or fills a GPU.
 
-        For a GPU, no more than 64 MiB of symbols, of which some wait in memory, but no fewer rows than on a CPU.
+        No more than 1 MiB of symbols on a CPU and 64 MiB on a GPU, where some wait in memory, but never few rows.
         """
-        if self.device == "cpu":
-            return _ROWS_ON_CPU
-        fitting = _BYTES_ON_GPU // (8 * self.description.layout.n_symbols)
-        return min(_ROWS_ON_GPU, max(_ROWS_ON_CPU, fitting))
+        on_cpu = self.device == "cpu"
+        fewest, most = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
+        fitting = (_BYTES_ON_CPU if on_cpu else _BYTES_ON_GPU) // (8 * self.description.layout.n_symbols)
+        return min(most, max(fewest, fitting))
 
     @property
     def piece_rows(self) -> int:

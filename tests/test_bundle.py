@@ -196,11 +196,14 @@ def test_does_a_map_column_from_a_parquet_file_leave_the_fingerprint_alone(tmp_p
     assert Bundle.from_files(bundle.files(), "the model").fingerprint == bundle.fingerprint
 
 
-@pytest.mark.parametrize(("width", "rows"), [(1, 65_536), (784, 10_699), (100_000, 1024)])
-def test_do_symbols_for_a_gpu_stay_within_a_size(width: int, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "on_cpu", "rows"), [(1, 2048, 65_536), (100, 1310, 65_536), (784, 1024, 10_699), (100_000, 1024, 1024)]
+)
+def test_do_symbols_stay_within_a_size(width: int, on_cpu: int, rows: int) -> None:
     values = pa.array(np.arange(3 * width, dtype=np.float32))
     bundle = tiny_bundle(pa.table({"v": pa.FixedSizeListArray.from_arrays(values, width)}))
-    assert bundle.network_rows == 1024
+    assert bundle.network_rows == on_cpu
+    assert bundle.piece_rows % on_cpu == 0
     on_gpu = dataclasses.replace(bundle, device="cuda")
     assert on_gpu.network_rows == rows
     assert on_gpu.piece_rows % rows == 0

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from vae_model.config import NetworkConfig
 from vae_model.elbo import full_precision
-from vae_model.encoder import goes_through_tower, hidden_layers
+from vae_model.encoder import goes_through_tower
 from vae_model.features import Columns, symbols
 from vae_model.images import ImageDecoder
+from vae_model.layers import hidden_layers
 from vae_model.layout import FeatureLayout, Span
 from vae_model.likelihood import (
     Categorical,

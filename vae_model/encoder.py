@@ -10,6 +10,7 @@ from vae_model.config import NetworkConfig
 from vae_model.elbo import Posterior, full_precision
 from vae_model.features import Columns, SymbolFeatures
 from vae_model.images import ImageEncoder
+from vae_model.layers import Activation, add_product, hidden_layers, in_place
 from vae_model.layout import FeatureLayout, Span
 
 _TABLE_LIMIT = 4_000_000
@@ -31,15 +32,6 @@ def ordinal_places(layout: FeatureLayout) -> list[tuple[Span, range]]:
             placed.append((span, range(position, position + span.width)))
             position += span.width
     return placed
-
-
-def hidden_layers(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear, layer norm, SiLU, for each width after the first activation."""
-    layers = nn.Sequential()
-    for width in widths:
-        layers.extend([nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()])
-        inputs = width
-    return layers
 
 
 class TableSum(nn.Module):
@@ -90,11 +82,15 @@ class InputLayer(nn.Module):
 
     def forward(self, x_BO: Tensor, row_BC: Tensor) -> Tensor:
         """The outputs, shape (B, outputs)."""
+        x_BO = self.columns(x_BO)
+        if self.tables is None:
+            return F.linear(x_BO, self.linear.weight, self.bias) if self.linear else self.bias.expand(len(x_BO), -1)
+        tables: Tensor = self.tables(row_BC)
         if self.linear is None:
-            total = self.bias.expand(x_BO.shape[0], -1)
-        else:
-            total = F.linear(self.columns(x_BO), self.linear.weight, self.bias)
-        return total if self.tables is None else total + self.tables(row_BC)
+            return tables + self.bias
+        if in_place(x_BO):
+            return add_product(tables.add_(self.bias), x_BO, self.linear.weight)
+        return F.linear(x_BO, self.linear.weight, self.bias) + tables
 
 
 class Encoder(nn.Module):
@@ -121,7 +117,7 @@ class Encoder(nn.Module):
         self.trunk: nn.Sequential | None = None
         self.skip: nn.Linear | None = None
         if config.hidden:
-            self.trunk = nn.Sequential(nn.LayerNorm(first), nn.SiLU(), *hidden_layers(first, config.hidden[1:]))
+            self.trunk = nn.Sequential(nn.LayerNorm(first), Activation(), *hidden_layers(first, config.hidden[1:]))
             self.head = nn.Linear(config.hidden[-1], 2 * latents)
             if self.features.ordinal.count:
                 self.skip = nn.Linear(self.features.ordinal.count, latents, bias=False)
@@ -147,7 +143,7 @@ class Encoder(nn.Module):
             return raw.chunk(2, dim=-1)[0]
 
     def _skipped(self, mu_BZ: Tensor, x_BO: Tensor) -> Tensor:
-        return mu_BZ if self.skip is None else mu_BZ + self.skip(x_BO)
+        return mu_BZ if self.skip is None else add_product(mu_BZ, x_BO, self.skip.weight)
 
     def _hidden(self, bins_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Features x_BO, and what the head sees of them and of the categorical symbols."""

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from vae_model.layers import Activation
+
 
 def _sides(shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
     """Height and width before the first stage and after each; odd sides are rounded up."""
@@ -33,7 +35,7 @@ class ImageEncoder(nn.Module):
         self.stages = nn.Sequential()
         for inner, outer in pairwise((depth, *channels)):
             self.stages.append(nn.Conv2d(inner, outer, kernel_size=3, stride=2, padding=1))
-            self.stages.append(nn.SiLU())
+            self.stages.append(Activation())
         height, width = _sides(shape, len(channels))[-1]
         self.head = nn.Linear(channels[-1] * height * width, outputs)
 
@@ -69,7 +71,7 @@ class ImageDecoder(nn.Module):
             nn.ConvTranspose2d(inner, outer, kernel_size=4, stride=2, padding=1)
             for inner, outer in pairwise((*upward, outputs * self.depth))
         )
-        self.activation = nn.SiLU()
+        self.activation = Activation()
         self.bias_PN = nn.Parameter(torch.zeros(outputs, shape[0] * shape[1] * self.depth))
 
     def forward(self, features_BF: Tensor) -> Tensor:

@@ -118,8 +118,8 @@ class VAE(nn.Module):
         """round(mu/step)·step; 0 where inactive, unchanged where the step is 0."""
         step_Z = self.latent_step_Z
         grid_Z = torch.where(step_Z > 0, step_Z, torch.ones_like(step_Z))
-        rounded_BZ = torch.where(step_Z > 0, torch.round(mu_BZ / grid_Z) * grid_Z, mu_BZ)
-        return rounded_BZ.masked_fill(~self.latent_active_Z, 0.0) + 0.0  # no negative zeros
+        rounded_BZ = torch.where(step_Z > 0, (mu_BZ / grid_Z).round_().mul_(grid_Z), mu_BZ)
+        return rounded_BZ.masked_fill_(~self.latent_active_Z, 0.0).add_(0.0)  # no negative zeros
 
     def _decode_groups(self, z_BZ: Tensor) -> list[Parameters]:
         parameters: list[Parameters] = self.decoder(z_BZ.masked_fill(~self.latent_active_Z, 0.0))

@@ -356,3 +356,23 @@ def test_mean_alone_is_the_mean_of_the_posterior(mixed_layout, draw_rows, name):
     bins = draw_rows(mixed_layout, 50, seed=4)
     model = VAE(mixed_layout, CONFIGS[name]).double()
     torch.testing.assert_close(model.encode_mean(bins), model.encode(bins).mu_BZ)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kinds", [("ordinal", "categorical"), ("ordinal",), ("categorical",)])
+def test_what_is_computed_in_place_is_what_gradients_are_of(mixed_layout, draw_rows, name, kinds):
+    layout = FeatureLayout.assemble([span for span in mixed_layout.spans if span.kind in kinds])
+    model = _gridded(VAE(layout, CONFIGS[name]))
+    bins, z = draw_rows(layout, 50, seed=4), torch.randn(50, 4)
+    weights = {label: value.clone() for label, value in model.state_dict().items()}
+
+    def results() -> list[torch.Tensor]:
+        mean = model.encode_mean(bins)
+        return [*model.encode(bins), mean, model.round_latents(mean), mean, model.log_prob(bins, z), z, bins]
+
+    expected = [value.detach().clone() for value in results()]
+    with torch.inference_mode():
+        for _ in range(2):
+            for value, wanted in zip(results(), expected, strict=True):
+                torch.testing.assert_close(value, wanted)
+    assert all(torch.equal(value, weights[label]) for label, value in model.state_dict().items())
