@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.archive import PARTS_FOLDER
@@ -244,12 +245,16 @@ class UnitEncoder:
         source = Begun(read_ahead((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows)))
         bits: list[float] = []
 
+        def judge(sample: npt.NDArray[np.int64]) -> None:
+            with one_thread():
+                bits.append(sample_bits(bundle, sample))
+
         with write_behind() as later:
 
             def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
                 for number, (batch, (bins, exceptions)) in enumerate(source):
                     if number == 0:
-                        later(lambda sample: bits.append(sample_bits(bundle, sample)), bins[:SAMPLE_ROWS])
+                        later(judge, bins[:SAMPLE_ROWS])
                     yield batch, (bundle.to_latents(bins), exceptions)
 
             with self._turns.taken():
