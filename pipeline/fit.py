@@ -44,6 +44,7 @@ def fit_columns(
         "options": options,
         "seed": seed,
         "sample": sample,
+        "rows": dataset.rows,
         "block_rows": dataset.block_rows,
     }
     items = [unit.to_json() for unit in units]
@@ -69,6 +70,7 @@ class UnitObserver:
         options: Options of every column.
         seed: Seed of the row sample.
         sample: Most values that are sampled from a column.
+        rows: Rows of the dataset.
         block_rows: Rows that are read together.
     """
 
@@ -79,10 +81,12 @@ class UnitObserver:
         options: dict[str, ColumnOptions],
         seed: int,
         sample: int,
+        rows: int,
         block_rows: int,
     ) -> None:
         self._root, self._schema = root, schema_from_text(schema)
-        self._options, self._seed, self._sample, self._block_rows = options, seed, sample, block_rows
+        self._options, self._seed, self._block_rows = options, seed, block_rows
+        self._sample, self._rows = sample, rows
         self._names = [name for name in self._schema.names if options[name].kind != "passthrough"]
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +102,8 @@ class UnitObserver:
                 keys = draw.next(batch.num_rows)
                 for name in self._names:
                     stats[name].observe(batch.column(batch.schema.get_field_index(name)), keys)
+        for one in stats.values():
+            one.shorten(unit.rows / max(1, self._rows))
         return {"rows": unit.rows, "stats": {name: _pack(one) for name, one in stats.items()}}
 
 

@@ -142,6 +142,11 @@ class ColumnStats:
             self.tokens.merge(other.tokens)
         return self
 
+    def shorten(self, share: float) -> None:
+        """Leaves out what a whole of which these are so large a share will not need; see `RowSample.shorten`."""
+        if self.sample is not None:
+            self.sample.shorten(share)
+
     def arrays(self) -> Arrays:
         """What was gathered; `take` of `empty` statistics of the same column gives it back."""
         found: Arrays = {"rows": np.array(self.rows), "states": self.states}

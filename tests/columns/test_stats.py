@@ -30,6 +30,47 @@ def test_the_sample_is_the_rows_of_lowest_priority() -> None:
     assert stats.sample.values.tolist() == values[np.argsort(priority)[:50]].tolist()
 
 
+def _parts(valid: list[int], size: int, shorten: bool) -> list[ColumnStats]:
+    """Statistics of parts of 4,000 rows each, of which so many have a value, as they come from other processes."""
+    rng = np.random.default_rng(3)
+    parts = []
+    for count in valid:
+        stats = ColumnStats.empty(pa.field("c", pa.float64()), sample_size=size)
+        values = np.where(np.arange(4000) < count, rng.normal(size=4000), np.nan)
+        stats.observe(pa.array(values, from_pandas=True), rng.integers(0, 2**64 - 1, 4000, np.uint64))
+        if shorten:
+            stats.shorten(1 / len(valid))
+        again = ColumnStats.empty(pa.field("c", pa.float64()), sample_size=size)
+        parts.append(again.take(from_bytes(to_bytes(stats.arrays()))))
+    return parts
+
+
+def _sampled(parts: list[ColumnStats], size: int) -> dict[int, float]:
+    merged = ColumnStats.empty(pa.field("c", pa.float64()), sample_size=size)
+    for part in parts:
+        merged.merge(part)
+    assert merged.sample is not None
+    assert merged.sample.values is not None
+    return dict(zip(merged.sample.priority.tolist(), merged.sample.values.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("valid", [[4000] * 20, [4000, 3000] * 10, [40] * 20], ids=["all", "most", "few"])
+def test_what_a_part_leaves_out_the_whole_does_not_miss(valid: list[int]) -> None:
+    long, short = _parts(valid, 1000, shorten=False), _parts(valid, 1000, shorten=True)
+    assert sum(len(part.sample or ()) for part in short) < 0.2 * sum(valid) or valid[0] == 40
+    assert _sampled(short, 1000) == _sampled(long, 1000)
+
+
+@pytest.mark.parametrize("valid", [[4000] + [0] * 99, [4000] * 2 + [10] * 48], ids=["one part", "two parts"])
+def test_a_sample_of_parts_that_are_not_alike_is_smaller_but_uniform(valid: list[int]) -> None:
+    short = _parts(valid, 3200, shorten=True)
+    found = _sampled(short, 3200)
+    lowest = sorted(_sampled(_parts(valid, 10**6, shorten=False), 10**6).items())
+    assert list(found.items()) == lowest[: len(found)]
+    assert 100 <= len(found) < 3200
+    assert _sampled(short[::-1], 3200) == found
+
+
 def test_a_vector_sample_counts_elements() -> None:
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(1000.0)), 10)
     stats = observe(values, sample_size=55)
