@@ -21,7 +21,7 @@ from pipeline.dataset import WorkUnit, read_file_schema
 from pipeline.drift import SAMPLE_ROWS, Drift, sample_bits
 from pipeline.errors import DatasetError, InputError, JobError
 from pipeline.lock import OutputLock, locked
-from pipeline.machine import one_thread, use_threads
+from pipeline.machine import one_thread, trim_memory, use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import Latents, PartFormat, PartWriter, record_of
 from pipeline.plan import PartRecord, Plan, part_name
@@ -224,6 +224,7 @@ class UnitEncoder:
             with contextlib.closing(Begun(self._turns.read(blocks))) as source, self._turns.taken():
                 for batch in read_ahead(source, depth=1):
                     later(writer.write, batch, *self._coded(batch))
+                    trim_memory()  # what the coder took for a block must not add to what it takes for the next
 
     def _coded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
         """What is written of a block beside its rows: plain columns, latents, and what the cell holds."""

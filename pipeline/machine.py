@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+import pyarrow as pa
+
 
 def usable_cpus(root: str = "/") -> int:
     """CPUs that this process may use: those of its affinity, within the quota of its control groups (cgroups).
@@ -51,7 +53,8 @@ def use_threads(count: int, load: bool = False) -> None:
 
 
 def trim_memory() -> None:
-    """Gives memory that was freed back to the system, where the C library is glibc (`malloc_trim(3)`)."""
+    """Gives memory that Arrow and the C library (glibc: `malloc_trim(3)`) keep for later back to the system."""
+    pa.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -198,7 +198,10 @@ def _unit_task(batch: pa.Table, handles: list[Any]) -> pa.Table:
         _MADE.clear()
         trim_memory()
         _MADE[key] = _UnitActor()
-    return _MADE[key](batch, handles)
+    try:
+        return _MADE[key](batch, handles)
+    finally:
+        trim_memory()  # this process may be idle from now on
 
 
 def _stop(handle: ray.ObjectRef) -> bool:
