@@ -28,6 +28,8 @@ def test_is_every_stage_measured(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_is_the_work_of_a_product_counted() -> None:
     left, right = torch.ones(8, 16), torch.ones(16, 4)
     assert work(lambda: (left @ right).T) == (2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4))
+    total = torch.zeros(8, 4)
+    assert work(lambda: total.addmm_(left, right))[0] == 2 * 8 * 16 * 4
 
 
 def test_is_training_measured_with_its_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
