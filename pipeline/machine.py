@@ -49,6 +49,7 @@ def use_threads(count: int, load: bool = False) -> None:
         import torch  # noqa: F401
     module = sys.modules.get("torch")
     if module is not None:
+        module.get_num_threads()  # a thread that never asked takes the process's number at its first operator
         module.set_num_threads(count)
 
 

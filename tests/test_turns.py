@@ -65,6 +65,29 @@ def test_do_workers_of_an_archive_without_a_network_load_no_torch(tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
+def test_does_a_thread_keep_its_number_of_threads_when_another_takes_one() -> None:
+    given, taken, asked = threading.Event(), threading.Event(), threading.Event()
+
+    def compute() -> int:
+        with Turns(2).taken():
+            given.set()
+            assert taken.wait(60)
+            torch.ones(300, 300) @ torch.ones(300, 300)
+            asked.set()
+            return torch.get_num_threads()
+
+    def judge() -> None:
+        assert given.wait(60)
+        with one_thread():
+            taken.set()
+            assert asked.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        found, done = pool.submit(compute), pool.submit(judge)
+        done.result(120)
+        assert found.result(120) == 2
+
+
 def test_does_one_compute_while_the_others_wait() -> None:
     turns, inside, most = Turns(1), [], []
 
