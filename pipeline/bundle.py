@@ -40,7 +40,8 @@ WEIGHTS_FILE = "weights.safetensors"
 CHECKPOINTS_FOLDER = "_train"
 _MOST_SCHEMA_BYTES, _PIECE = 1 << 28, 1 << 16
 _PIECE_BYTES = 8 << 20
-_ROWS_ON_CPU, _ROWS_ON_GPU = (1024, 2048), (1024, 65_536)
+_ROWS_ON_CPU, _ROWS_ON_GPU = 1024, 65_536
+_NARROW_ROWS_ON_CPU = 2048
 _BYTES_ON_CPU, _BYTES_ON_GPU = 1 << 20, 64 << 20
 
 
@@ -100,18 +101,24 @@ class Bundle:
     def network_rows(self) -> int:
         """Rows that go through the network at once: what fits a core's cache, or fills a GPU.
 
-        No more than 1 MiB of symbols on a CPU and 64 MiB on a GPU, where some wait in memory, but never few rows.
+        For a GPU, no more than 64 MiB of symbols, of which some wait in memory, but no fewer rows than on a CPU.
         """
-        on_cpu = self.device == "cpu"
-        fewest, most = _ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU
-        fitting = (_BYTES_ON_CPU if on_cpu else _BYTES_ON_GPU) // (8 * self.description.layout.n_symbols)
-        return min(most, max(fewest, fitting))
+        return _ROWS_ON_CPU if self.device == "cpu" else self._fitting(_BYTES_ON_GPU, _ROWS_ON_GPU)
+
+    @property
+    def encoder_rows(self) -> int:
+        """Rows that go through the encoder alone at once, whose outputs are few: on a CPU more, if rows are narrow."""
+        return self._fitting(_BYTES_ON_CPU, _NARROW_ROWS_ON_CPU) if self.device == "cpu" else self.network_rows
+
+    def _fitting(self, size: int, most: int) -> int:
+        """Rows whose symbols take so many bytes, within limits."""
+        return min(most, max(_ROWS_ON_CPU, size // (8 * self.description.layout.n_symbols)))
 
     @property
     def piece_rows(self) -> int:
-        """Rows whose symbols take about 8 MiB, but no fewer than go through the network at once."""
+        """Rows whose symbols take about 8 MiB, but no fewer than go through the encoder at once."""
         fitting = _PIECE_BYTES // (8 * self.description.layout.n_symbols)
-        return max(1, fitting // self.network_rows) * self.network_rows
+        return max(1, fitting // self.encoder_rows) * self.encoder_rows
 
     @property
     def latent_dim(self) -> int:
@@ -134,15 +141,14 @@ class Bundle:
 
         out = np.empty((len(bins_bd), self.latent_dim), np.float32)
         with torch.inference_mode():
-            for rows in self.network_slices(len(bins_bd)):
+            for rows in _slices(len(bins_bd), self.encoder_rows):
                 chunk_BD = torch.from_numpy(bins_bd[rows]).to(self.device)
                 out[rows] = self.vae.round_latents(self.vae.encode_mean(chunk_BD)).float().cpu().numpy()
         return out
 
     def network_slices(self, rows: int) -> Iterator[slice]:
         """Cuts a number of rows into slices of `network_rows` each."""
-        size = self.network_rows
-        return (slice(start, min(rows, start + size)) for start in range(0, rows, size))
+        return _slices(rows, self.network_rows)
 
     def to_posterior(self, bins_bd: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Encodes symbols: means and log-variances of the posterior, not rounded; each of shape (rows, Z)."""
@@ -151,7 +157,7 @@ class Bundle:
         shape = (len(bins_bd), self.latent_dim)
         mean, logvar = np.empty(shape, np.float32), np.empty(shape, np.float32)
         with torch.inference_mode():
-            for rows in self.network_slices(len(bins_bd)):
+            for rows in _slices(len(bins_bd), self.encoder_rows):
                 posterior = self.vae.encode(torch.from_numpy(bins_bd[rows]).to(self.device))
                 mean[rows] = posterior.mu_BZ.float().cpu().numpy()
                 logvar[rows] = posterior.logvar_BZ.float().cpu().numpy()
@@ -267,3 +273,7 @@ def schema_from_text(text: str) -> pa.Schema:
     if pickled is not None:
         raise ParvaeError(f"a stored schema has pickled Python objects in column {pickled!r}, which are never read")
     return schema
+
+
+def _slices(rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(rows, start + size)) for start in range(0, rows, size))

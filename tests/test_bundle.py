@@ -202,9 +202,9 @@ def test_does_a_map_column_from_a_parquet_file_leave_the_fingerprint_alone(tmp_p
 def test_do_symbols_stay_within_a_size(width: int, on_cpu: int, rows: int) -> None:
     values = pa.array(np.arange(3 * width, dtype=np.float32))
     bundle = tiny_bundle(pa.table({"v": pa.FixedSizeListArray.from_arrays(values, width)}))
-    assert bundle.network_rows == on_cpu
+    assert (bundle.network_rows, bundle.encoder_rows) == (1024, on_cpu)
     assert bundle.piece_rows % on_cpu == 0
     on_gpu = dataclasses.replace(bundle, device="cuda")
-    assert on_gpu.network_rows == rows
+    assert on_gpu.network_rows == on_gpu.encoder_rows == rows
     assert on_gpu.piece_rows % rows == 0
     assert 8 * width * on_gpu.piece_rows <= max(64 << 20, 8 * width * 1024)
