@@ -243,14 +243,14 @@ class UnitEncoder:
         """
         bundle, block_rows = self._model.bundle, self._form.plan.block_rows
         rows = min(block_rows, bundle.piece_rows)
-        source = Begun(read_ahead((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows)))
+        transformed = ((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows))
         bits: list[float] = []
 
         def judge(sample: npt.NDArray[np.int64]) -> None:
             with one_thread():
                 bits.append(sample_bits(bundle, sample))
 
-        with write_behind() as later:
+        with contextlib.closing(Begun(read_ahead(transformed))) as source, write_behind() as later:
 
             def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
                 for number, (batch, (bins, exceptions)) in enumerate(source):
