@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.columns.gathered import Arrays, from_arrow, to_arrow
 
-_LEAST_SHARE = 1 / 32
+_LEAST = 4096
 _DEVIATIONS = 8
 
 
@@ -51,6 +51,9 @@ class RowSample:
             priority: One random number a row; no two rows of the dataset should share one.
             values: One value (or one row of values) a row.
         """
+        if self.below is not None:
+            stays = priority < np.uint64(self.below)
+            priority, values = priority[stays], values[stays]
         if not len(priority):
             return
         if self.values is not None:
@@ -68,7 +71,7 @@ class RowSample:
             self._cut(int(np.searchsorted(self.priority, np.uint64(min(bounds)))), min(bounds))
 
     def shorten(self, share: float) -> None:
-        """Leaves out rows that a sample of the whole will hardly hold, and never more than all but a 32nd of `size`.
+        """Leaves out rows that a sample of the whole will hardly hold, but never keeps fewer than 4,096.
 
         A whole whose parts are alike draws from each as many rows as from so many rows of it, eight standard
         deviations aside. Where parts are not alike (all values of a column are in one file, say), the sample of the
@@ -78,7 +81,7 @@ class RowSample:
             share: This part's share of the whole's rows.
         """
         expected = self.size * share
-        most = math.ceil(max(expected + _DEVIATIONS * math.sqrt(expected), self.size * _LEAST_SHARE))
+        most = max(math.ceil(expected + _DEVIATIONS * math.sqrt(expected)), _LEAST)
         if most < len(self):
             self._cut(most, int(self.priority[most]))
 

@@ -143,8 +143,11 @@ class ColumnStats:
         return self
 
     def shorten(self, share: float) -> None:
-        """Leaves out what a whole of which these are so large a share will not need; see `RowSample.shorten`."""
-        if self.sample is not None:
+        """Leaves out what a whole of which these are so large a share will not need; see `RowSample.shorten`.
+
+        A sample that may have to say which values are frequent stays whole.
+        """
+        if self.sample is not None and self.distinct is None and self.tokens is None:
             self.sample.shorten(share)
 
     def arrays(self) -> Arrays:

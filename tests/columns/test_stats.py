@@ -31,13 +31,13 @@ def test_the_sample_is_the_rows_of_lowest_priority() -> None:
 
 
 def _parts(valid: list[int], size: int, shorten: bool) -> list[ColumnStats]:
-    """Statistics of parts of 4,000 rows each, of which so many have a value, as they come from other processes."""
+    """Statistics of parts of 40,000 rows each, of which so many have a value, as they come from other processes."""
     rng = np.random.default_rng(3)
     parts = []
     for count in valid:
         stats = ColumnStats.empty(pa.field("c", pa.float64()), sample_size=size)
-        values = np.where(np.arange(4000) < count, rng.normal(size=4000), np.nan)
-        stats.observe(pa.array(values, from_pandas=True), rng.integers(0, 2**64 - 1, 4000, np.uint64))
+        values = np.where(np.arange(40_000) < count, rng.normal(size=40_000), np.nan)
+        stats.observe(pa.array(values, from_pandas=True), rng.integers(0, 2**64 - 1, 40_000, np.uint64))
         if shorten:
             stats.shorten(1 / len(valid))
         again = ColumnStats.empty(pa.field("c", pa.float64()), sample_size=size)
@@ -54,21 +54,41 @@ def _sampled(parts: list[ColumnStats], size: int) -> dict[int, float]:
     return dict(zip(merged.sample.priority.tolist(), merged.sample.values.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("valid", [[4000] * 20, [4000, 3000] * 10, [40] * 20], ids=["all", "most", "few"])
+@pytest.mark.parametrize("valid", [[40_000] * 20, [40_000, 30_000] * 10, [400] * 20], ids=["all", "most", "few"])
 def test_what_a_part_leaves_out_the_whole_does_not_miss(valid: list[int]) -> None:
-    long, short = _parts(valid, 1000, shorten=False), _parts(valid, 1000, shorten=True)
-    assert sum(len(part.sample or ()) for part in short) < 0.2 * sum(valid) or valid[0] == 40
-    assert _sampled(short, 1000) == _sampled(long, 1000)
+    long, short = _parts(valid, 20_000, shorten=False), _parts(valid, 20_000, shorten=True)
+    assert sum(len(part.sample or ()) for part in short) == min(4096, valid[0]) * len(valid)
+    assert _sampled(short, 20_000) == _sampled(long, 20_000)
 
 
-@pytest.mark.parametrize("valid", [[4000] + [0] * 99, [4000] * 2 + [10] * 48], ids=["one part", "two parts"])
+@pytest.mark.parametrize("valid", [[40_000] + [0] * 29, [40_000] * 2 + [10] * 18], ids=["one part", "two parts"])
 def test_a_sample_of_parts_that_are_not_alike_is_smaller_but_uniform(valid: list[int]) -> None:
-    short = _parts(valid, 3200, shorten=True)
-    found = _sampled(short, 3200)
+    short = _parts(valid, 20_000, shorten=True)
+    found = _sampled(short, 20_000)
     lowest = sorted(_sampled(_parts(valid, 10**6, shorten=False), 10**6).items())
     assert list(found.items()) == lowest[: len(found)]
-    assert 100 <= len(found) < 3200
-    assert _sampled(short[::-1], 3200) == found
+    assert 4096 <= len(found) < 20_000
+    assert _sampled(short[::-1], 20_000) == found
+
+
+def test_are_rows_that_come_after_a_sample_was_shortened_held_to_its_bound() -> None:
+    (stats,) = _parts([40_000], 20_000, shorten=False)
+    stats.shorten(0.001)
+    assert stats.sample is not None
+    below = stats.sample.below
+    priority = np.random.default_rng(8).integers(0, 2**64 - 1, 40_000, np.uint64)
+    stats.observe(pa.array(np.zeros(40_000)), priority)
+    assert below is not None
+    assert (stats.sample.priority < np.uint64(below)).all()
+    assert len(stats.sample) == 4096 + int((priority < np.uint64(below)).sum())
+
+
+def test_does_a_sample_that_tells_frequent_texts_stay_whole() -> None:
+    stats = ColumnStats.empty(pa.field("c", pa.string()), ColumnOptions(kind="categorical"), sample_size=9000)
+    stats.observe(pa.array(np.arange(9000).astype(str)), _priority(9000))
+    stats.shorten(0.001)
+    assert stats.sample is not None
+    assert len(stats.sample) == 9000
 
 
 def test_a_vector_sample_counts_elements() -> None:
