@@ -18,7 +18,7 @@ from pipeline.blocks import gathered, read_blocks
 from pipeline.cells import BlockCell
 from pipeline.cluster import Cluster, connected
 from pipeline.dataset import WorkUnit, read_file_schema
-from pipeline.drift import SAMPLE_ROWS, Drift, sample_bits
+from pipeline.drift import Drift, sample_bits
 from pipeline.errors import DatasetError, InputError, JobError
 from pipeline.lock import OutputLock, locked
 from pipeline.machine import one_thread, trim_memory, use_threads
@@ -246,16 +246,16 @@ class UnitEncoder:
         transformed = ((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows))
         bits: list[float] = []
 
-        def judge(sample: npt.NDArray[np.int64]) -> None:
+        def judge(bins: npt.NDArray[np.int64]) -> None:
             with one_thread():
-                bits.append(sample_bits(bundle, sample))
+                bits.append(sample_bits(bundle, bins))
 
         with contextlib.closing(Begun(read_ahead(transformed))) as source, write_behind() as later:
 
             def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
                 for number, (batch, (bins, exceptions)) in enumerate(source):
                     if number == 0:
-                        later(judge, bins[:SAMPLE_ROWS])
+                        later(judge, bins)
                     yield batch, (bundle.to_latents(bins), exceptions)
 
             with self._turns.taken():

@@ -84,7 +84,9 @@ class InputLayer(nn.Module):
         """The outputs, shape (B, outputs)."""
         x_BO = self.columns(x_BO)
         if self.tables is None:
-            return F.linear(x_BO, self.linear.weight, self.bias) if self.linear else self.bias.expand(len(x_BO), -1)
+            if self.linear is None:
+                return self.bias.expand(len(x_BO), -1)
+            return F.linear(x_BO, self.linear.weight, self.bias)
         tables: Tensor = self.tables(row_BC)
         if self.linear is None:
             return tables + self.bias

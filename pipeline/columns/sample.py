@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipeline.columns.gathered import Arrays, from_arrow, to_arrow
 
-_LEAST = 4096
+_LEAST_ROWS = 4096
+"""A part sends so many rows at least: its column may have hardly a value in the others."""
 _DEVIATIONS = 8
 
 
@@ -81,7 +82,7 @@ class RowSample:
             share: This part's share of the whole's rows.
         """
         expected = self.size * share
-        most = max(math.ceil(expected + _DEVIATIONS * math.sqrt(expected)), _LEAST)
+        most = max(math.ceil(expected + _DEVIATIONS * math.sqrt(expected)), _LEAST_ROWS)
         if most < len(self):
             self._cut(most, int(self.priority[most]))
 
