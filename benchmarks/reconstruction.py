@@ -98,6 +98,7 @@ def fit(
         network=NetworkConfig(
             latent_dim=latents,
             hidden=(512, 256),
+            encoder_hidden=(512, 256),
             likelihood="gaussian",
             decoder_scale=SCALES[kind],
             conv_channels=(),

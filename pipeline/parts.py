@@ -28,7 +28,7 @@ from pipeline.part_layout import PartShape, leaf_counts, writer_options
 from pipeline.plan import PartRecord, Plan
 from pipeline.storage import Location
 
-VERSION = (1, 2)
+VERSION = (1, 3)
 """Version of the archive format: of the manifest and of every part."""
 _MARK = b"parvae"
 _SCHEMA = b"parvae.schema"

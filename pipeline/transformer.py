@@ -53,7 +53,8 @@ class ParvaeEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         latents: `"mean"`: the posterior means. `"mean+variance"`: the log-variances behind them, twice as many
             features. `"stored"`: means rounded as an archive keeps them; inactive ones are 0.
         whiten: Whether features are turned and scaled to mean 0 and the identity as covariance.
-        hidden: Widths of the encoder's hidden layers, mirrored by the decoder.
+        hidden: Widths of the hidden layers, as in `vae_model.config.NetworkConfig`.
+        encoder_hidden: Widths of the encoder's, if they are to be others.
         likelihood: p(x|z) of numbers: "logistic_mixture", "gaussian" or "gaussian_learned".
         beta: Weight of the KL term (Higgins et al. 2017): less keeps more of a row in its latents.
         epochs: Passes over the rows; None: about 3,000 steps.
@@ -80,6 +81,7 @@ class ParvaeEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         latents: LatentKind = "mean",
         whiten: bool = False,
         hidden: tuple[int, ...] = (256, 256),
+        encoder_hidden: tuple[int, ...] | None = None,
         likelihood: str = "logistic_mixture",
         beta: float = 1.0,
         epochs: int | None = None,
@@ -95,6 +97,7 @@ class ParvaeEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.latents = latents
         self.whiten = whiten
         self.hidden = hidden
+        self.encoder_hidden = encoder_hidden
         self.likelihood = likelihood
         self.beta = beta
         self.epochs = epochs
@@ -236,7 +239,12 @@ class ParvaeEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.n_components is not None and table.num_rows < latents:
             raise ValueError(f"n_components = {latents} latents cannot be learned from {table.num_rows} rows")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        network = NetworkConfig(latent_dim=latents, hidden=tuple(self.hidden), likelihood=self.likelihood)  # type: ignore[arg-type]
+        network = NetworkConfig(
+            latent_dim=latents,
+            hidden=tuple(self.hidden),
+            likelihood=self.likelihood,  # type: ignore[arg-type]
+            encoder_hidden=None if self.encoder_hidden is None else tuple(self.encoder_hidden),
+        )
         training = Optimization(
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, beta=self.beta
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 OrdinalLikelihood = Literal["logistic_mixture", "gaussian", "gaussian_learned"]
+_ENCODER_WIDTH = 128
+_WIDTHS = ("hidden", "encoder_hidden", "conv_channels")
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,13 @@ class NetworkConfig:
 
     Attributes:
         latent_dim: Z, the number of latents.
-        hidden: Widths of the encoder's hidden layers, mirrored by the decoder; () makes both exactly affine.
+        hidden: Widths of the decoder's hidden layers, the one beside the outputs first; () makes it exactly affine.
         likelihood: p(x|z) of ordinal spans; categorical spans always take a softmax.
         decoder_scale: σ_dec of the `"gaussian"` likelihood, in standardized units.
         conv_channels: Channels of the stride-2 stages that image spans go through; () treats images as flat.
         autoencoder: A plain autoencoder, for comparison: no noise, no KL.
+        encoder_hidden: Widths of the encoder's hidden layers, the one beside the inputs first; () makes it affine (but
+            for images). None leaves them to `encoder_widths`; a network's own config names them.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -32,25 +36,44 @@ class NetworkConfig:
     decoder_scale: float = 1.0
     conv_channels: tuple[int, ...] = (16, 32)
     autoencoder: bool = False
+    encoder_hidden: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1:
             raise ValueError(f"latent_dim is {self.latent_dim}, must be at least 1")
-        if any(width < 1 for width in (*self.hidden, *self.conv_channels)):
-            raise ValueError(f"hidden {self.hidden} and conv_channels {self.conv_channels} must be positive")
+        for name in _WIDTHS:
+            widths = getattr(self, name)
+            if any(width < 1 for width in widths or ()):
+                raise ValueError(f"{name} {widths} must be positive")
         if self.likelihood not in get_args(OrdinalLikelihood):
             known = ", ".join(get_args(OrdinalLikelihood))
             raise ValueError(f"likelihood {self.likelihood!r} is unknown; known are {known}")
         if not self.decoder_scale > 0:
             raise ValueError(f"decoder_scale is {self.decoder_scale}, must be positive")
 
+    def encoder_widths(self, symbols: int) -> tuple[int, ...]:
+        """Widths of the encoder's hidden layers for rows of so many symbols.
+
+        Where `encoder_hidden` does not say, `hidden`, but no wider than 128, the symbols, or twice the latents,
+        whichever is most: of narrow rows such an encoder says as much, in half the time.
+        """
+        if self.encoder_hidden is not None:
+            return self.encoder_hidden
+        widest = max(_ENCODER_WIDTH, symbols, 2 * self.latent_dim)
+        return tuple(min(width, widest) for width in self.hidden)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-serializable description; `from_json` gives an equal config back."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if self.encoder_hidden == self.hidden:
+            del data["encoder_hidden"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NetworkConfig:
         """Rebuilds a config from `to_json`'s result.
+
+        Without `encoder_hidden` the encoder's layers are as wide as the decoder's: once there was nothing else.
 
         Raises:
             ValueError: If a key is unknown or a value is out of its range.
@@ -59,8 +82,8 @@ class NetworkConfig:
         unknown = sorted(set(data) - known)
         if unknown:
             raise ValueError(f"unknown network settings {unknown}; known are {sorted(known)}")
-        fields = dict(data)
-        for name in ("hidden", "conv_channels"):
-            if name in fields:
+        fields = {"encoder_hidden": data["hidden"], **data} if "hidden" in data else dict(data)
+        for name in _WIDTHS:
+            if fields.get(name) is not None:
                 fields[name] = tuple(fields[name])
         return cls(**fields)

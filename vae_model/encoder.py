@@ -110,7 +110,8 @@ class Encoder(nn.Module):
         self.features = SymbolFeatures(layout)
         latents = config.latent_dim
         images = [item for item in ordinal_places(layout) if goes_through_tower(item[0], config)]
-        first = config.hidden[0] if config.hidden else 2 * latents
+        widths = config.encoder_widths(layout.n_symbols)
+        first = widths[0] if widths else 2 * latents
         self.input = InputLayer(layout, self.features, config, first)
         self.image_columns = nn.ModuleList(Columns(places) for _, places in images)
         self.towers = nn.ModuleList(
@@ -118,9 +119,9 @@ class Encoder(nn.Module):
         )
         self.trunk: nn.Sequential | None = None
         self.skip: nn.Linear | None = None
-        if config.hidden:
-            self.trunk = nn.Sequential(nn.LayerNorm(first), Activation(), *hidden_layers(first, config.hidden[1:]))
-            self.head = nn.Linear(config.hidden[-1], 2 * latents)
+        if widths:
+            self.trunk = nn.Sequential(nn.LayerNorm(first), Activation(), *hidden_layers(first, widths[1:]))
+            self.head = nn.Linear(widths[-1], 2 * latents)
             if self.features.ordinal.count:
                 self.skip = nn.Linear(self.features.ordinal.count, latents, bias=False)
 

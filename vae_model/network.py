@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ class VAE(nn.Module):
         if layout.n_symbols == 0:
             raise ValueError("a layout without symbols leaves a network nothing to model")
         self.layout = layout
-        self.config = config
+        self.config = replace(config, encoder_hidden=config.encoder_widths(layout.n_symbols))
         self.encoder = Encoder(layout, config)
         self.decoder = Decoder(layout, config)
         self.register_buffer("latent_step_Z", torch.zeros(config.latent_dim))
