@@ -34,7 +34,7 @@ def test_a_config_comes_back_from_json_and_unknown_settings_are_named():
         (NetworkConfig(), 24, (128, 128)),
         (NetworkConfig(), 200, (200, 200)),
         (NetworkConfig(hidden=(512, 64)), 24, (128, 64)),
-        (NetworkConfig(latent_dim=100, hidden=(512, 64)), 24, (200, 64)),
+        (NetworkConfig(latent_dim=20, hidden=(512, 64)), 24, (160, 64)),
         (NetworkConfig(hidden=(512, 64)), 784, (512, 64)),
         (NetworkConfig(hidden=()), 24, ()),
         (NetworkConfig(hidden=(64,), encoder_hidden=(512, 8)), 24, (512, 8)),
