@@ -35,11 +35,16 @@ from pipeline.columns import Bound
 from pipeline.config import Optimization, TrainConfig
 from pipeline.local import fit_table
 from pipeline.neighbours import REFERENCE_ROWS, Neighbours
+from vae_model.config import NetworkConfig
 
 LOG = logging.getLogger(__name__)
 Matrix = npt.NDArray[np.float64]
 Scored = dict[str, Matrix]
-CONFIG = TrainConfig(training=Optimization(corruption=0.3), error=Bound.parse("none"))
+CONFIG = TrainConfig(
+    network=NetworkConfig(encoder_hidden=(256, 256)),
+    training=Optimization(corruption=0.3),
+    error=Bound.parse("none"),
+)
 SAMPLES, NEIGHBOURS = 16, 5
 PARVAE = ("parvae", "parvae -ELBO", "parvae kNN")
 PYOD = {"PyOD IForest": "iforest", "PyOD ECOD": "ecod", "PyOD PCA": "pca", "PyOD KNN": "knn", "PyOD VAE": "vae"}
