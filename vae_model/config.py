@@ -63,7 +63,10 @@ class NetworkConfig:
         return tuple(min(width, widest) for width in self.hidden)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serializable description; `from_json` gives an equal config back."""
+        """A JSON-serializable description; `from_json` gives an equal config back.
+
+        It names the encoder's widths only where they differ from the decoder's, as files of before do not.
+        """
         data = dataclasses.asdict(self)
         if self.encoder_hidden == self.hidden:
             del data["encoder_hidden"]

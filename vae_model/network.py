@@ -73,8 +73,8 @@ class VAE(nn.Module):
             raise ValueError("a layout without symbols leaves a network nothing to model")
         self.layout = layout
         self.config = replace(config, encoder_hidden=config.encoder_widths(layout.n_symbols))
-        self.encoder = Encoder(layout, config)
-        self.decoder = Decoder(layout, config)
+        self.encoder = Encoder(layout, self.config)
+        self.decoder = Decoder(layout, self.config)
         self.register_buffer("latent_step_Z", torch.zeros(config.latent_dim))
         self.register_buffer("latent_active_Z", torch.ones(config.latent_dim, dtype=torch.bool))
         spans = torch.tensor([number for group in self._groups() for number in group.members])
