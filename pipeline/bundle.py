@@ -139,12 +139,12 @@ class Bundle:
         """Encodes symbols: the posterior mean, rounded to the latent grid; shape (rows, Z)."""
         import torch
 
-        out = np.empty((len(bins_bd), self.latent_dim), np.float32)
+        if not len(bins_bd):
+            return np.empty((0, self.latent_dim), np.float32)
         with torch.inference_mode():
-            for rows in _slices(len(bins_bd), self.encoder_rows):
-                chunk_BD = torch.from_numpy(bins_bd[rows]).to(self.device)
-                out[rows] = self.vae.round_latents(self.vae.encode_mean(chunk_BD)).float().cpu().numpy()
-        return out
+            chunks = (torch.from_numpy(bins_bd[rows]) for rows in _slices(len(bins_bd), self.encoder_rows))
+            mu_BZ = torch.cat([self.vae.encode_mean(chunk_BD.to(self.device)) for chunk_BD in chunks])
+            return np.asarray(self.vae.round_latents(mu_BZ).float().cpu().numpy())
 
     def network_slices(self, rows: int) -> Iterator[slice]:
         """Cuts a number of rows into slices of `network_rows` each."""

@@ -51,7 +51,7 @@ class TableSum(nn.Module):
         rank = min(outputs, max(16, _TABLE_LIMIT // rows))
         scale = features.categorical.count**-0.5
         table = torch.randn(rows, rank) * scale
-        table[features.offset_C] = 0.0
+        table[features.first_C - 1] = 0.0
         self.table = nn.Parameter(table)
         self.widen = nn.Identity() if rank == outputs else nn.Linear(rank, outputs, bias=False)
 

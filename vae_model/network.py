@@ -117,10 +117,11 @@ class VAE(nn.Module):
 
     def round_latents(self, mu_BZ: Tensor) -> Tensor:
         """round(mu/step)·step; 0 where inactive, unchanged where the step is 0."""
-        step_Z = self.latent_step_Z
-        grid_Z = torch.where(step_Z > 0, step_Z, torch.ones_like(step_Z))
-        rounded_BZ = torch.where(step_Z > 0, (mu_BZ / grid_Z).round_().mul_(grid_Z), mu_BZ)
-        return rounded_BZ.masked_fill_(~self.latent_active_Z, 0.0).add_(0.0)  # no negative zeros
+        step_Z, active_Z = self.latent_step_Z, self.latent_active_Z.to(mu_BZ)
+        on_grid_Z = (step_Z > 0).to(mu_BZ)
+        grid_Z = step_Z + (1 - on_grid_Z)
+        rounded_BZ = (mu_BZ / grid_Z).round_().mul_(grid_Z * on_grid_Z * active_Z)
+        return rounded_BZ.addcmul_(mu_BZ, (1 - on_grid_Z) * active_Z).add_(0.0)  # no negative zeros
 
     def _decode_groups(self, z_BZ: Tensor) -> list[Parameters]:
         parameters: list[Parameters] = self.decoder(z_BZ.masked_fill(~self.latent_active_Z, 0.0))
