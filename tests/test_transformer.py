@@ -137,7 +137,7 @@ def test_does_the_seed_decide() -> None:
     assert not np.allclose(features(1), features(2))
 
 
-@pytest.mark.parametrize(("asked", "widths"), [({}, (64, 40)), ({"encoder_hidden": [12]}, (12,))])
+@pytest.mark.parametrize(("asked", "widths"), [({}, (128, 40)), ({"encoder_hidden": [12]}, (12,))])
 def test_may_the_encoder_have_widths_of_its_own(asked: dict[str, object], widths: tuple[int, ...]) -> None:
     fitted = ParvaeEncoder(2, hidden=(200, 40), epochs=1, random_state=0, **asked).fit(frame())
     assert fitted.bundle_.description.config.encoder_hidden == widths

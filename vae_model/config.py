@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 OrdinalLikelihood = Literal["logistic_mixture", "gaussian", "gaussian_learned"]
-_ENCODER_WIDTH, _UNITS_A_SYMBOL = 64, 2
+_FIRST_WIDTH, _LATER_WIDTH = 128, 64
 _WIDTHS = ("hidden", "encoder_hidden", "conv_channels")
 
 
@@ -54,13 +54,15 @@ class NetworkConfig:
     def encoder_widths(self, symbols: int) -> tuple[int, ...]:
         """Widths of the encoder's hidden layers for rows of so many symbols.
 
-        Where `encoder_hidden` does not say, `hidden`, but no wider than 64, twice the symbols, or a quarter of the
-        latents' square, whichever is most: of narrow rows such an encoder says as much, in a fraction of the time.
+        Where `encoder_hidden` does not say, `hidden`, but the first no wider than 128 and those after it than 64, or
+        than the symbols or a quarter of the latents' square, whichever is most: of narrow rows such an encoder says as
+        much, in a fraction of the time.
         """
         if self.encoder_hidden is not None:
             return self.encoder_hidden
-        widest = max(_ENCODER_WIDTH, _UNITS_A_SYMBOL * symbols, self.latent_dim**2 // 4)
-        return tuple(min(width, widest) for width in self.hidden)
+        least = max(symbols, self.latent_dim**2 // 4)
+        limits = [_FIRST_WIDTH, *[_LATER_WIDTH] * len(self.hidden)]
+        return tuple(min(width, max(limit, least)) for width, limit in zip(self.hidden, limits, strict=False))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serializable description; `from_json` gives an equal config back.

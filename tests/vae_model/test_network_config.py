@@ -31,17 +31,18 @@ def test_a_config_comes_back_from_json_and_unknown_settings_are_named():
 @pytest.mark.parametrize(
     ("config", "symbols", "widths"),
     [
-        (NetworkConfig(), 24, (64, 64)),
-        (NetworkConfig(), 100, (200, 200)),
-        (NetworkConfig(hidden=(512, 48)), 24, (64, 48)),
-        (NetworkConfig(latent_dim=24, hidden=(512, 48)), 24, (144, 48)),
+        (NetworkConfig(), 24, (128, 64)),
+        (NetworkConfig(), 100, (128, 100)),
+        (NetworkConfig(), 200, (200, 200)),
+        (NetworkConfig(hidden=(512, 256, 48)), 24, (128, 64, 48)),
+        (NetworkConfig(latent_dim=20, hidden=(512, 256)), 24, (128, 100)),
         (NetworkConfig(latent_dim=32), 24, (256, 256)),
         (NetworkConfig(hidden=(512, 64)), 784, (512, 64)),
         (NetworkConfig(hidden=()), 24, ()),
         (NetworkConfig(hidden=(64,), encoder_hidden=(512, 8)), 24, (512, 8)),
         (NetworkConfig(encoder_hidden=()), 24, ()),
         (NetworkConfig.from_json({"latent_dim": 3, "hidden": [256, 300]}), 24, (256, 300)),  # as models once were
-        (NetworkConfig.from_json(NetworkConfig(hidden=(256, 300)).to_json()), 24, (64, 64)),
+        (NetworkConfig.from_json(NetworkConfig(hidden=(256, 300)).to_json()), 24, (128, 64)),
     ],
 )
 def test_the_encoder_has_the_widths_that_were_asked_for(config, symbols, widths):
