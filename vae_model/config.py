@@ -61,8 +61,8 @@ class NetworkConfig:
         if self.encoder_hidden is not None:
             return self.encoder_hidden
         least = max(symbols, self.latent_dim**2 // 4)
-        limits = [_FIRST_WIDTH, *[_LATER_WIDTH] * len(self.hidden)]
-        return tuple(min(width, max(limit, least)) for width, limit in zip(self.hidden, limits, strict=False))
+        first, later = max(_FIRST_WIDTH, least), max(_LATER_WIDTH, least)
+        return tuple(min(width, later if place else first) for place, width in enumerate(self.hidden))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-serializable description; `from_json` gives an equal config back.

@@ -117,7 +117,7 @@ class VAE(nn.Module):
 
     def round_latents(self, mu_BZ: Tensor) -> Tensor:
         """round(mu/step)·step; 0 where inactive, unchanged where the step is 0."""
-        step_Z, active_Z = self.latent_step_Z, self.latent_active_Z.to(mu_BZ)
+        step_Z, active_Z = self.latent_step_Z, self.latent_active_Z.to(mu_BZ)  # factors: `where` would not vectorize
         on_grid_Z = (step_Z > 0).to(mu_BZ)
         grid_Z = step_Z + (1 - on_grid_Z)
         rounded_BZ = (mu_BZ / grid_Z).round_().mul_(grid_Z * on_grid_Z * active_Z)
