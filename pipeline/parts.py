@@ -143,7 +143,8 @@ class PartWriter:
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), type=latent_type))
         place = Place(self._unit.index, self._blocks, batch.num_rows)
         cell = BlockCell(cell.coded, cell.exceptions, self._own_dictionaries(batch))
-        arrays.append(pa.array([pack_block(place, cell), *[None] * (batch.num_rows - 1)], pa.binary()))
+        packed = pa.array([pack_block(place, cell)], pa.binary())
+        arrays.append(pa.concat_arrays([packed, pa.nulls(batch.num_rows - 1, pa.binary())]))
         table = pa.Table.from_arrays(arrays, schema=self._schema)
         self._writer.write_table(table, row_group_size=batch.num_rows)
         self._blocks += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,8 @@ class RowTransform:
             batch: Rows with at least the modelled columns.
 
         Returns:
-            An int64 array of shape (rows, D), and the exceptions.
+            An int64 array of shape (rows, D), and the exceptions. It lies symbol after symbol in memory where no
+            column has many.
         """
         parts: list[npt.NDArray[np.int64]] = []
         exceptions: Exceptions = {}
@@ -89,7 +90,7 @@ class RowTransform:
                 exceptions[column.name] = (symbols.states, symbols.exact)
         if not parts:
             return np.zeros((batch.num_rows, 0), np.int64), exceptions
-        return np.concatenate(parts, axis=1), exceptions
+        return _side_by_side(parts), exceptions
 
     def with_bounds(self, bounds: Mapping[str, float], samples: pa.RecordBatch | None = None) -> RowTransform:
         """The coding transform: the same columns on grids that meet error bounds.
@@ -196,6 +197,15 @@ class RowTransform:
     def from_json(cls, schema: pa.Schema, data: Sequence[Mapping[str, Any]]) -> RowTransform:
         """Rebuilds the transform from `to_json`'s result."""
         return cls(schema, tuple(column_from_json(schema.field(item["name"]), item) for item in data))
+
+
+def _side_by_side(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Joins columns' symbols; as they lie in memory, for a few numbers out of every row take as long as all."""
+    if len(parts) == 1:
+        return parts[0]
+    width = sum(part.shape[1] for part in parts)
+    order: Literal["C", "F"] = "F" if all(part.flags.f_contiguous for part in parts) else "C"
+    return np.concatenate(parts, axis=1, out=np.empty((len(parts[0]), width), np.int64, order=order))
 
 
 def _nullability(field: pa.Field) -> str:

@@ -71,6 +71,14 @@ def test_is_a_model_read_back_as_it_was_saved(bundle: Bundle, folder: Location) 
     np.testing.assert_array_equal(loaded.to_bins(latents), bundle.to_bins(latents))
 
 
+def test_does_an_encoder_care_how_rows_lie_in_memory(bundle: Bundle) -> None:
+    bins, _ = bundle.rows.from_batch(one_batch(table()))
+    latents = bundle.to_latents(np.ascontiguousarray(bins))
+    np.testing.assert_allclose(bundle.to_latents(np.asfortranarray(bins)), latents, atol=1e-5)
+    few = np.asfortranarray(bins[:1])
+    np.testing.assert_allclose(bundle.to_latents(few), latents[:1], atol=1e-5)
+
+
 def test_is_the_description_written_last(bundle: Bundle) -> None:
     assert list(bundle.files()) == [WEIGHTS_FILE, BUNDLE_FILE]
 

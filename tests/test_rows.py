@@ -118,6 +118,15 @@ def test_do_symbols_lie_in_the_layout_and_come_back_as_values(transform: RowTran
     np.testing.assert_array_equal(packing.unpack(packing.pack(bins)), bins)
 
 
+def test_do_symbols_lie_one_after_the_other_unless_a_column_has_many(transform: RowTransform) -> None:
+    narrow = fit(table().drop_columns(["v"]))
+    bins, _ = narrow.from_batch(one_batch(table()))
+    assert bins.flags.f_contiguous
+    wide, _ = transform.from_batch(one_batch(table()))
+    assert wide.flags.c_contiguous
+    np.testing.assert_array_equal(wide[:, : bins.shape[1]], bins)
+
+
 def test_are_batches_turned_alike_however_they_are_cut(transform: RowTransform) -> None:
     batch = one_batch(table())
     whole, exceptions = transform.from_batch(batch)

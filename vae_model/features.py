@@ -43,6 +43,11 @@ def unwarp(y: Tensor, knee: Tensor | float) -> Tensor:
     return torch.where(magnitude <= knee, y, torch.copysign(straight, y))
 
 
+def symbol_by_symbol(value_BD: Tensor) -> bool:
+    """Whether rows lie in memory so that one symbol of all of them comes after the other."""
+    return value_BD.dim() == 2 and value_BD.stride(0) == 1 < value_BD.stride(1)
+
+
 class Columns(nn.Module):
     """Picks some symbols out of a row; a view where they stand side by side.
 
@@ -63,6 +68,8 @@ class Columns(nn.Module):
         """The picked columns, value_BN."""
         if self._run is not None:
             return value_BD[..., self._run]
+        if symbol_by_symbol(value_BD):
+            return value_BD.t().index_select(0, self.index_N).t()
         if value_BD.is_floating_point():
             return value_BD.index_select(-1, self.index_N)
         return value_BD.gather(-1, self.index_N.expand(*value_BD.shape[:-1], -1))  # for int64, quicker on a CPU
@@ -188,9 +195,12 @@ class OrdinalGrid(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def _look_up(self, bins_BN: Tensor, *names: str) -> Iterator[Tensor]:
-        entries = (bins_BN + self.entry_N).flatten()  # `index_select` is the quickest of four ways to look up
-        tables = (self.get_buffer(name) for name in names)
-        return (table.index_select(0, entries).view(bins_BN.shape) for table in tables)
+        entries, turned = bins_BN + self.entry_N, symbol_by_symbol(bins_BN)
+        if turned:
+            entries = entries.t()
+        flat = entries.flatten()  # `index_select` is the quickest of four ways to look up
+        found = (self.get_buffer(name).index_select(0, flat).view(entries.shape) for name in names)
+        return (values.t() for values in found) if turned else found
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OrdinalGrid:
         exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}

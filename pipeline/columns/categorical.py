@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.columns.arrays import States, check_type, valid_mask
 from pipeline.columns.base import Column, State, Symbols
-from pipeline.columns.keys import from_keys, key_type, keys_from_json, keys_to_json, to_keys
+from pipeline.columns.keys import from_keys, key_type, keys_from_json, keys_to_json, look_up, to_keys
 from pipeline.columns.options import ColumnOptions
 from pipeline.columns.states import SeenStates, is_state, states_or_none
 from pipeline.columns.stats import ColumnStats
@@ -64,18 +64,17 @@ class CategoricalColumn(Column):
     def from_values(self, values: pa.Array) -> Symbols:
         """Turns values into symbols."""
         check_type(values, self.field)
-        keys = to_keys(values)
-        codes = pc.fill_null(pc.index_in(keys, value_set=self._vocabulary), -1)
-        bins = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+        codes = look_up(values, self._vocabulary)
+        bins = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int64)
         states = np.zeros(len(bins), np.uint8)
         states[bins < 0] = State.EXACT
-        valid = valid_mask(keys)
+        valid = valid_mask(codes)
         if valid is not None:
             states[~valid] = State.NULL
         exact = None
         unseen = is_state(states, State.EXACT)
         if unseen is not None:
-            encoded = keys.filter(pa.array(unseen)).dictionary_encode()
+            encoded = to_keys(values).filter(pa.array(unseen)).dictionary_encode()
             indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
             exact = from_keys(encoded.dictionary, indices, self.field.type)
         known = states_or_none(states)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.columns.kinds import is_string
 
@@ -25,6 +26,23 @@ def to_keys(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         return to_keys(values.dictionary).take(values.indices)
     return values.cast(pa.large_binary()) if is_string(values.type) else values
+
+
+def look_up(values: pa.Array, vocabulary: pa.Array) -> pa.Array:
+    """Where the key of each value stands in a vocabulary; each entry of a dictionary is looked up once.
+
+    Args:
+        values: Values.
+        vocabulary: Distinct keys, none of them null.
+
+    Returns:
+        int32 indices into `vocabulary`: -1 where a key is not there, null where the value is.
+    """
+    if pa.types.is_dictionary(values.type) and len(values.dictionary) <= len(values):
+        return look_up(values.dictionary, vocabulary).take(values.indices)
+    keys = to_keys(values)
+    codes = pc.fill_null(pc.index_in(keys, value_set=vocabulary), -1)
+    return pc.if_else(keys.is_valid(), codes, pa.scalar(None, pa.int32())) if keys.null_count else codes
 
 
 def from_keys(keys: pa.Array, codes: npt.NDArray[np.int64], data_type: pa.DataType) -> pa.Array:

@@ -76,18 +76,18 @@ class SeenStates:
             states: n states, or None when all are `VALUE`.
 
         Returns:
-            n × (width + D) symbols.
+            n × (width + D) symbols; symbol after symbol in memory, if there are but two.
         """
         if states is not None:
             bins[states != State.VALUE] = ABSENT
         if not self.width:
             return bins
-        symbols = np.zeros((len(bins), bins.shape[1] + 1), np.int64)
-        symbols[:, 1:] = bins
+        symbols = np.empty((len(bins), bins.shape[1] + 1), np.int64, order="F" if bins.shape[1] == 1 else "C")
+        symbols[:, 0], symbols[:, 1:] = 0, bins
         if states is not None:
             codes = np.full(len(State), ABSENT, np.int64)
             codes[list(self.seen)] = np.arange(len(self.seen))
-            symbols[:, 0] = codes[states]
+            symbols[:, 0] = codes.take(states)
         return symbols
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.columns import ColumnOptions, State, Symbols, with_dictionary
+from pipeline.columns.keys import look_up
 
 from .oracle import fit, plain, through_json
 
@@ -77,6 +78,26 @@ def test_dictionary_types_are_restored(index: pa.DataType, value: pa.DataType, o
     decoded = column.to_values(column.from_values(values))
     assert decoded.type == data_type
     assert plain(decoded) == ["a", "b", None, None]
+
+
+@given(
+    entries=st.lists(st.sampled_from(["a", "b", "c", "new", None]), min_size=1, max_size=8),
+    rows=st.lists(st.one_of(st.none(), st.integers(0, 7)), max_size=12),
+    sliced=st.integers(0, 3),
+)
+def test_is_a_dictionary_looked_up_as_its_values_are(
+    entries: list[str | None], rows: list[int | None], sliced: int
+) -> None:
+    """Entries may repeat or be null, and be more or fewer than rows."""
+    indices = [None if row is None else row % len(entries) for row in rows]
+    values = pa.DictionaryArray.from_arrays(pa.array(indices, pa.int8()), pa.array(entries, pa.string()))[sliced:]
+    vocabulary = ["c", "a", "b"]
+    expected = [
+        None if word is None else vocabulary.index(word) if word in vocabulary else -1 for word in values.to_pylist()
+    ]
+    keys = pa.array(vocabulary).cast(pa.large_binary())
+    assert look_up(values, keys).to_pylist() == expected
+    assert look_up(values.dictionary_decode(), keys).to_pylist() == expected
 
 
 def test_a_narrow_index_has_room_although_the_dataset_has_more_categories() -> None:

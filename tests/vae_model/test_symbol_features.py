@@ -121,3 +121,27 @@ def test_casting_a_module_leaves_its_grid_in_float64():
     features.float()
     assert features.grid.step_N.dtype == torch.float64
     assert float(features(torch.tensor([[123_456_789]]))) == float(before) == pytest.approx(-3.76543211)
+
+
+def test_are_features_the_same_however_rows_lie_in_memory():
+    spans = [
+        Span("a", "value", "ordinal", 0, 2, 9, (0.5,), (-1.0,)),
+        Span("a", "state", "categorical", 2, 1, 3),
+        Span("b", "value", "ordinal", 0, 1, 2**40, (1e-9,), (0.0,)),
+        Span("c", "value", "ordinal", 0, 1, 5, (0.1,), (0.3,), 0.2),
+        Span("d", "value", "categorical", 0, 2, 4),
+    ]
+    layout = FeatureLayout.assemble(spans)
+    rows = torch.stack([torch.arange(7) % (span.bins + 1) - 1 for span in layout.spans for _ in range(span.width)], 1)
+    across = rows.t().contiguous().t()
+    for grids in (layout, FeatureLayout.assemble([*spans[:2], *spans[3:]])):
+        features = SymbolFeatures(grids)
+        kept = torch.tensor([symbol for symbol in range(rows.shape[1]) if grids is layout or symbol != 3])
+        seen, turned = rows[:, kept], across.t()[kept].t()
+        assert seen.stride() != turned.stride()
+        assert torch.equal(features(turned), features(seen))
+        assert torch.equal(features.rows(turned), features.rows(seen))
+        for found, expected in zip(
+            features.grid.cells(features.ordinal(turned)), features.grid.cells(features.ordinal(seen)), strict=True
+        ):
+            assert torch.equal(found, expected)
