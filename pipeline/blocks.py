@@ -60,16 +60,22 @@ def gathered(pieces: Iterable[tuple[pa.RecordBatch, _T]], block_rows: int) -> It
     """
     waiting: list[tuple[pa.RecordBatch, _T]] = []
     rows = 0
+
+    def block() -> tuple[pa.RecordBatch, list[_T]]:
+        nonlocal waiting, rows
+        found, waiting, rows = waiting, [], 0
+        return _joined([part for part, _ in found]), [made for _, made in found]
+
     for piece in pieces:
         batch = piece[0]
-        full = rows + batch.num_rows > block_rows
-        if waiting and (full or not _same_dictionaries(waiting[0][0], batch)):
-            yield _joined([part for part, _ in waiting]), [made for _, made in waiting]
-            waiting, rows = [], 0
+        if waiting and (rows + batch.num_rows > block_rows or not _same_dictionaries(waiting[0][0], batch)):
+            yield block()
         waiting.append(piece)
         rows += batch.num_rows
+        if rows == block_rows:  # nothing more can come to it
+            yield block()
     if waiting:
-        yield _joined([part for part, _ in waiting]), [made for _, made in waiting]
+        yield block()
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -252,14 +252,22 @@ class UnitEncoder:
 
         with contextlib.closing(Begun(read_ahead(transformed))) as source, write_behind() as later:
 
-            def pieces() -> Iterator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
-                for number, (batch, (bins, exceptions)) in enumerate(source):
-                    if number == 0:
-                        later(judge, bins)
-                    yield batch, (bundle.to_latents(bins), exceptions)
+            def pieces() -> Generator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
+                with contextlib.ExitStack() as turn:
+                    turn.enter_context(self._turns.taken())
+                    item = next(source, None)
+                    if item is not None:
+                        later(judge, item[1][0])
+                    while item is not None:
+                        batch, (bins, exceptions) = item
+                        made = batch, (bundle.to_latents(bins), exceptions)
+                        item = next(source, None)
+                        if item is None:
+                            turn.close()  # the next unit need not wait until this one is written
+                        yield made
 
-            with self._turns.taken():
-                for block, made in gathered(pieces(), block_rows):
+            with contextlib.closing(pieces()) as computed:
+                for block, made in gathered(computed, block_rows):
                     latents = np.concatenate([part for part, _ in made])
                     exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
                     later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))

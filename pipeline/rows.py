@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,10 @@ Exceptions = dict[str, tuple[npt.NDArray[np.uint8] | None, pa.Array | None]]
 """Column name → (states, exactly stored values), for the columns of a batch that need it.
 
 The states are None only after `RowTransform.split_exceptions`: the symbols say them."""
+
+
+_NARROW = 2
+"""Symbols of a column, at most, for rows to lie symbol after symbol in memory."""
 
 
 def concat_exceptions(parts: Sequence[tuple[int, Exceptions]]) -> Exceptions:
@@ -67,6 +72,11 @@ class RowTransform:
         """Names of the columns that are copied as they are."""
         return [column.name for column in self.columns if column.kind == "passthrough"]
 
+    @cached_property
+    def _widths(self) -> list[int]:
+        """The number of symbols of each modelled column."""
+        return [sum(span.width for span in column.spans()) for column in self.modelled]
+
     def layout(self) -> FeatureLayout:
         """Where each modelled column's symbols stand in a row."""
         return FeatureLayout.assemble(span for column in self.modelled for span in column.spans())
@@ -81,16 +91,18 @@ class RowTransform:
             An int64 array of shape (rows, D), and the exceptions. It lies symbol after symbol in memory where no
             column has many.
         """
-        parts: list[npt.NDArray[np.int64]] = []
         exceptions: Exceptions = {}
-        for column in self.modelled:
-            symbols = column.from_values(batch.column(batch.schema.get_field_index(column.name)))
-            parts.append(symbols.bins)
+        schema, widths = batch.schema, self._widths
+        narrow = all(width <= _NARROW for width in widths)
+        bins = np.empty((batch.num_rows, sum(widths)), np.int64, order="F" if narrow else "C")
+        position = 0
+        for column, width in zip(self.modelled, widths, strict=True):
+            symbols = column.from_values(batch.column(schema.get_field_index(column.name)))
+            bins[:, position : position + width] = symbols.bins  # at once: then no column needs memory of its own
+            position += width
             if symbols.states is not None:
                 exceptions[column.name] = (symbols.states, symbols.exact)
-        if not parts:
-            return np.zeros((batch.num_rows, 0), np.int64), exceptions
-        return _side_by_side(parts), exceptions
+        return bins, exceptions
 
     def with_bounds(self, bounds: Mapping[str, float], samples: pa.RecordBatch | None = None) -> RowTransform:
         """The coding transform: the same columns on grids that meet error bounds.
@@ -162,8 +174,7 @@ class RowTransform:
     def _parts(self, bins_bd: npt.NDArray[np.int64]) -> Iterator[tuple[Column, npt.NDArray[np.int64]]]:
         """Each modelled column and its symbols."""
         position = 0
-        for column in self.modelled:
-            width = sum(span.width for span in column.spans())
+        for column, width in zip(self.modelled, self._widths, strict=True):
             yield column, bins_bd[:, position : position + width]
             position += width
 
@@ -197,15 +208,6 @@ class RowTransform:
     def from_json(cls, schema: pa.Schema, data: Sequence[Mapping[str, Any]]) -> RowTransform:
         """Rebuilds the transform from `to_json`'s result."""
         return cls(schema, tuple(column_from_json(schema.field(item["name"]), item) for item in data))
-
-
-def _side_by_side(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    """Joins columns' symbols; as they lie in memory, for a few numbers out of every row take as long as all."""
-    if len(parts) == 1:
-        return parts[0]
-    width = sum(part.shape[1] for part in parts)
-    order: Literal["C", "F"] = "F" if all(part.flags.f_contiguous for part in parts) else "C"
-    return np.concatenate(parts, axis=1, out=np.empty((len(parts[0]), width), np.int64, order=order))
 
 
 def _nullability(field: pa.Field) -> str:

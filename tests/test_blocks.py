@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,20 @@ def test_are_pieces_gathered_to_blocks(dataset: Dataset) -> None:
     assert pa.Table.from_batches([block for block, _ in blocks])["row"].to_pylist() == list(range(30_000))
     assert [made for _, made in gathered(pieces, 10)] == [[number] for number in range(30)]
     assert list(gathered([], 10)) == []
+
+
+def test_is_a_full_block_given_before_the_next_piece_is_made() -> None:
+    made: list[int] = []
+
+    def pieces() -> Iterator[tuple[pa.RecordBatch, int]]:
+        for number in range(4):
+            made.append(number)
+            yield pa.record_batch({"x": pa.array([1, 2])}), number
+
+    blocks = gathered(pieces(), 4)
+    assert next(blocks)[1] == [0, 1]
+    assert made == [0, 1]
+    assert [found for _, found in blocks] == [[2, 3]]
 
 
 def test_does_what_is_gathered_end_where_dictionaries_change() -> None:

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.bundle import Bundle
 from pipeline.dataset import open_dataset
 from pipeline.decode import FileDecoder
 from pipeline.errors import DatasetError
 from pipeline.machine import one_thread
+from pipeline.parts import PartWriter
 from pipeline.plan import PartRecord
 from pipeline.storage import Location
 from pipeline.turns import Begun, Turns
@@ -205,6 +208,37 @@ def test_are_parts_and_files_those_of_units_one_after_the_other(keep: str, tmp_p
     assert contents(tmp_path / "beside/parts") == contents(tmp_path / "alone/parts")
     assert len(contents(tmp_path / "alone/parts")) == 6
     assert decoded("one by one", 1) == decoded("three at once", 3)
+
+
+@pytest.mark.parametrize("block_rows", [100, 300])
+def test_does_the_next_unit_compute_while_the_end_of_one_is_written(
+    block_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_source(tmp_path / "data")
+    dataset, bundle = open_dataset(Location(str(tmp_path / "data"))), tiny_bundle(table)
+    work = prepare(dataset, bundle, Location(str(tmp_path / "out")), "latents", block_rows=block_rows)
+    blocks = -(-700 // block_rows)
+    write, to_latents = PartWriter.write, Bundle.to_latents
+    computed, written, next_computes = [], [], threading.Event()
+
+    def count(self: Bundle, bins: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        computed.append(len(bins))
+        if len(computed) > blocks:
+            next_computes.set()
+        return to_latents(self, bins)
+
+    def wait(self: PartWriter, *block: Any) -> None:
+        written.append(block)
+        if len(written) == blocks - 1:
+            assert next_computes.wait(60)
+        write(self, *block)
+
+    monkeypatch.setattr(Bundle, "to_latents", count)
+    monkeypatch.setattr(PartWriter, "write", wait)
+    with ThreadPoolExecutor(2) as pool:
+        records = list(pool.map(work, (unit.to_json() for unit in dataset.units()[:2])))
+    assert sum(map(rows_of, records)) == 1400
+    assert len(written) == 2 * blocks
 
 
 def test_does_a_file_that_cannot_be_read_keep_no_other_waiting(tmp_path: Path) -> None:

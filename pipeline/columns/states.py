@@ -79,7 +79,11 @@ class SeenStates:
             n × (width + D) symbols; symbol after symbol in memory, if there are but two.
         """
         if states is not None:
-            bins[states != State.VALUE] = ABSENT
+            absent = states != State.VALUE
+            if bins.shape[1] == 1:
+                np.copyto(bins[:, 0], ABSENT, where=absent)  # a tenth of the time of an index
+            else:
+                bins[absent] = ABSENT
         if not self.width:
             return bins
         symbols = np.empty((len(bins), bins.shape[1] + 1), np.int64, order="F" if bins.shape[1] == 1 else "C")
