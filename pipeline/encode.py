@@ -261,6 +261,7 @@ class UnitEncoder:
                     while item is not None:
                         batch, (bins, exceptions) = item
                         made = batch, (bundle.to_latents(bins), exceptions)
+                        del bins, item  # before the next piece is taken
                         item = next(source, None)
                         if item is None:
                             turn.close()  # the next unit need not wait until this one is written

@@ -88,8 +88,8 @@ class RowTransform:
             batch: Rows with at least the modelled columns.
 
         Returns:
-            An int64 array of shape (rows, D), and the exceptions. It lies symbol after symbol in memory where no
-            column has many.
+            An int64 array of shape (rows, D), and the exceptions. Where no column has more than two symbols it lies
+            symbol after symbol in memory, otherwise row after row.
         """
         exceptions: Exceptions = {}
         schema, widths = batch.schema, self._widths
@@ -98,7 +98,7 @@ class RowTransform:
         position = 0
         for column, width in zip(self.modelled, widths, strict=True):
             symbols = column.from_values(batch.column(schema.get_field_index(column.name)))
-            bins[:, position : position + width] = symbols.bins  # at once: then no column needs memory of its own
+            bins[:, position : position + width] = symbols.bins  # at once: columns' own arrays do not pile up
             position += width
             if symbols.states is not None:
                 exceptions[column.name] = (symbols.states, symbols.exact)

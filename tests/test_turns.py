@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -241,10 +242,11 @@ def test_does_the_next_unit_compute_while_the_end_of_one_is_written(
     assert len(written) == 2 * blocks
 
 
-def test_does_a_file_that_cannot_be_read_keep_no_other_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["both", "latents"])
+def test_does_a_file_that_cannot_be_read_keep_no_other_waiting(keep: str, tmp_path: Path) -> None:
     table = write_source(tmp_path / "data")
     dataset = open_dataset(Location(str(tmp_path / "data")))
-    work = prepare(dataset, tiny_bundle(table), Location(str(tmp_path / "out")), "both", "0.01r")
+    work = prepare(dataset, tiny_bundle(table), Location(str(tmp_path / "out")), keep, "0.01r")
     units = dataset.units()
     broken = tmp_path / "data" / units[0].path
     content = bytearray(broken.read_bytes())
@@ -255,6 +257,30 @@ def test_does_a_file_that_cannot_be_read_keep_no_other_waiting(tmp_path: Path) -
     with pytest.raises(DatasetError):
         answers[0].result()
     assert [rows_of(answer.result()) for answer in answers[1:]] == [700] * 5
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Bundle, "to_latents"), (PartWriter, "write")])
+@pytest.mark.parametrize("call", [1, 7])
+def test_does_a_unit_that_fails_halfway_keep_no_other_waiting(
+    owner: type, name: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_source(tmp_path / "data")
+    dataset, out = open_dataset(Location(str(tmp_path / "data"))), tmp_path / "out"
+    work = prepare(dataset, tiny_bundle(table), Location(str(out)), "latents", block_rows=100)
+    method, calls = getattr(owner, name), itertools.count(1)
+
+    def fail_once(*arguments: Any) -> Any:
+        if next(calls) == call:
+            raise OSError("no space left")
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(work, unit.to_json()) for unit in dataset.units()]
+    failed = [answer for answer in answers if answer.exception() is not None]
+    assert [str(answer.exception()) for answer in failed] == ["no space left"]
+    assert sum(rows_of(answer.result()) for answer in answers if answer not in failed) == 5 * 700
+    assert len(contents(out / "parts")) == 5
 
 
 def contents(folder: Path) -> dict[str, bytes]:

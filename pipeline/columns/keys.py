@@ -29,7 +29,9 @@ def to_keys(values: pa.Array) -> pa.Array:
 
 
 def look_up(values: pa.Array, vocabulary: pa.Array) -> pa.Array:
-    """Where the key of each value stands in a vocabulary; each entry of a dictionary is looked up once.
+    """Where the key of each value stands in a vocabulary.
+
+    Entries of a dictionary are looked up once each, if they are no more than the values.
 
     Args:
         values: Values.

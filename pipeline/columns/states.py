@@ -76,7 +76,7 @@ class SeenStates:
             states: n states, or None when all are `VALUE`.
 
         Returns:
-            n × (width + D) symbols; symbol after symbol in memory, if there are but two.
+            n × (width + D) symbols; where D is 1, they lie symbol after symbol in memory.
         """
         if states is not None:
             absent = states != State.VALUE
