@@ -8,10 +8,12 @@ import importlib
 import json
 import logging
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from jobs.display import Display
 
@@ -86,13 +88,15 @@ def run(job: Job, options: argparse.Namespace) -> int:
     try:
         with _logging(options.log_json):
             figures = job(options)
+        print(json.dumps({"command": options.command, **figures}), flush=True)
     except ParvaeError as error:
         return _refuse(options, str(error), error.exit_code)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+            return _hang_up()
         return _refuse(options, _explain(error), 1)
     except KeyboardInterrupt:
         return _refuse(options, "interrupted; run the same command to continue", 130)
-    print(json.dumps({"command": options.command, **figures}), flush=True)
     return 3 if figures.get("quarantined") else 0
 
 
@@ -103,6 +107,21 @@ def _refuse(options: argparse.Namespace, reason: str, status: int) -> int:
         message = json.dumps({"time": time.time(), "level": "ERROR", "message": message})
     print(message, file=sys.stderr)
     return status
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more, such as `head` after its last line."""
+    with contextlib.suppress(OSError):  # it has no file
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
+def _hang_up() -> int:
+    """Lets what is still to be printed go nowhere; returns the status that a shell gives for SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _explain(error: OSError) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -323,6 +324,18 @@ def test_does_a_module_run_as_the_command_does(data: Path) -> None:
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["command"] == "inspect"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_does_a_command_end_quietly_when_nobody_reads_on(unbuffered: str, data: Path) -> None:
+    argv = [sys.executable, "-m", "jobs.inspect", str(data)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(120) == 128 + signal.SIGPIPE
 
 
 def inspect(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
