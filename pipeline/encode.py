@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,8 @@ from pipeline.rows import Exceptions, concat_exceptions
 from pipeline.storage import Location
 from pipeline.turns import Begun, Turns
 from pipeline.units import run_units
+
+Bins = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -246,29 +248,25 @@ class UnitEncoder:
         transformed = ((b, bundle.rows.from_batch(b)) for b in read_blocks(self._root, unit, rows))
         bits: list[float] = []
 
-        def judge(bins: npt.NDArray[np.int64]) -> None:
+        def judge(bins: Bins) -> None:
             with one_thread():
                 bits.append(sample_bits(bundle, bins))
 
         with contextlib.closing(Begun(read_ahead(transformed))) as source, write_behind() as later:
+            judged = False
 
-            def pieces() -> Generator[tuple[pa.RecordBatch, tuple[Latents, Exceptions]]]:
-                with contextlib.ExitStack() as turn:
-                    turn.enter_context(self._turns.taken())
-                    item = next(source, None)
-                    if item is not None:
-                        later(judge, item[1][0])
-                    while item is not None:
-                        batch, (bins, exceptions) = item
-                        made = batch, (bundle.to_latents(bins), exceptions)
-                        del bins, item  # before the next piece is taken
-                        item = next(source, None)
-                        if item is None:
-                            turn.close()  # the next unit need not wait until this one is written
-                        yield made
+            def encoded(
+                piece: tuple[pa.RecordBatch, tuple[Bins, Exceptions]],
+            ) -> tuple[pa.RecordBatch, tuple[Latents, Exceptions]]:
+                nonlocal judged
+                batch, (bins, exceptions) = piece
+                if not judged:
+                    judged = True
+                    later(judge, bins)
+                return batch, (bundle.to_latents(bins), exceptions)
 
-            with contextlib.closing(pieces()) as computed:
-                for block, made in gathered(computed, block_rows):
+            with contextlib.closing(self._turns.compute(source, encoded)) as pieces:
+                for block, made in gathered(pieces, block_rows):
                     latents = np.concatenate([part for part, _ in made])
                     exceptions = concat_exceptions([(len(part), exceptions) for part, exceptions in made])
                     later(writer.write, block, {}, latents, BlockCell(exceptions=exceptions))

@@ -26,8 +26,6 @@ Exceptions = dict[str, tuple[npt.NDArray[np.uint8] | None, pa.Array | None]]
 """Column name → (states, exactly stored values), for the columns of a batch that need it.
 
 The states are None only after `RowTransform.split_exceptions`: the symbols say them."""
-
-
 _NARROW = 2
 """Symbols of a column, at most, for rows to lie symbol after symbol in memory."""
 

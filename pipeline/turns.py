@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 from pipeline.machine import use_threads
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 OVERLAP = 2
 """Units that a worker has under way at once: one that computes, one that reads or writes."""
 
@@ -31,6 +32,22 @@ class Turns:
         with self._computing:
             use_threads(self._threads)
             yield
+
+    def compute(self, items: Iterable[_T], make: Callable[[_T], _R]) -> Generator[_R]:
+        """What is made of each of one unit's items, none of which is None.
+
+        The turn ends with the last of them: the next unit computes while what was made here is still being written.
+        """
+        source = iter(items)
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(self.taken())
+            item = next(source, None)
+            while item is not None:
+                made, item = make(item), None  # an item need not stay while the next one is taken
+                item = next(source, None)
+                if item is None:
+                    turn.close()
+                yield made
 
     def read(self, items: Iterable[_T]) -> Generator[_T]:
         """What one unit reads, the first item of which waits until the unit before has read its last.

@@ -107,6 +107,17 @@ def test_does_one_compute_while_the_others_wait() -> None:
     assert most == [1] * 12
 
 
+@pytest.mark.parametrize("items", ["", "a", "abc"])
+def test_does_a_turn_end_with_the_last_that_is_computed(items: str) -> None:
+    turns, made, busy = Turns(1), [], []
+    for one in turns.compute(items, str.upper):
+        made.append(one)
+        busy.append(turns._computing.locked())
+    assert "".join(made) == items.upper()
+    assert busy == [True] * (len(items) - 1) + [False] * bool(items)
+    assert not turns._computing.locked()
+
+
 def test_is_a_turn_given_back_by_a_unit_that_fails() -> None:
     turns = Turns(1)
     with pytest.raises(ValueError, match="no"), turns.taken():

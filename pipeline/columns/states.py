@@ -76,7 +76,7 @@ class SeenStates:
             states: n states, or None when all are `VALUE`.
 
         Returns:
-            n × (width + D) symbols; where D is 1, they lie symbol after symbol in memory.
+            n × (width + D) symbols.
         """
         if states is not None:
             absent = states != State.VALUE
@@ -86,7 +86,7 @@ class SeenStates:
                 bins[absent] = ABSENT
         if not self.width:
             return bins
-        symbols = np.empty((len(bins), bins.shape[1] + 1), np.int64, order="F" if bins.shape[1] == 1 else "C")
+        symbols = np.empty((len(bins), bins.shape[1] + 1), np.int64)
         symbols[:, 0], symbols[:, 1:] = 0, bins
         if states is not None:
             codes = np.full(len(State), ABSENT, np.int64)
