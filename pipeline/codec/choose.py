@@ -109,7 +109,8 @@ def _measure_block(column: Column, values: pa.Array) -> dict[str, int]:
     alone = RowTransform(pa.schema([column.field]), (column,))
     bins, exceptions = alone.from_batch(pa.record_batch([values], [column.name]))
     rest = alone.split_exceptions(bins, exceptions).get(column.name, (None, None))
-    beside = single.encode_exceptions(0, *rest) | single.encode_state(column, 0, bins)
+    states = single.StateCoder()
+    beside = single.encode_exceptions(0, *rest, states) | single.encode_state(column, 0, bins, states)
     common = _CHECK_BYTES + sum(len(body) + _section_bytes(len(body)) for body in beside.values())
     sizes = {
         method: size + _section_bytes(size) + common for method, size in single.sizes(column, bins, values).items()

@@ -144,7 +144,8 @@ class Codec:
             batch: The block's rows, with the modelled columns at least.
             latents: Their latents, rows × Z, if the archive keeps them.
         """
-        encoded = [slot.encode(batch.column(slot.column.name)) for slot in self._slots]
+        states = single.StateCoder()
+        encoded = [slot.encode(batch.column(slot.column.name), states) for slot in self._slots]
         sections = {key: body for column in encoded for key, body in column.sections.items()}
         if self.model is not None:
             sections |= self.model.encode(np.concatenate([column.bins for column in encoded], axis=1), latents)

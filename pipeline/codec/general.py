@@ -38,13 +38,13 @@ _PRESET = 6
 _LARGEST_WINDOW = 8 << 20
 
 
-def encode(method: str, symbols: npt.NDArray[np.int64]) -> bytes:
+def encode(method: str, symbols: npt.NDArray[Any]) -> bytes:
     """Codes symbols.
 
     Args:
         method: One of `SYMBOL_METHODS`; symbols that are all one are coded as a constant by any of them, and
             "const" codes others as "pco".
-        symbols: rows × width numbers of at least 0.
+        symbols: rows × width integers of at least 0.
 
     Raises:
         ValueError: If the method is unknown or a symbol is below 0.

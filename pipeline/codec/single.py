@@ -24,13 +24,28 @@ States = npt.NDArray[np.uint8]
 Bins = npt.NDArray[np.int64]
 _CRC_ROWS = 1 << 13
 _RUNS, _RUN_ROWS = 4, 1 << 12
+_XZ_WORTH = 1 / 256
 
 
-def encode_exceptions(index: int, states: States | None, values: pa.Array | None) -> dict[Key, bytes]:
+class StateCoder:
+    """Codes the streams of states of a block; columns that lack values in the same rows are coded once."""
+
+    def __init__(self) -> None:
+        self._coded: dict[bytes, bytes] = {}
+
+    def __call__(self, states: npt.NDArray[Any]) -> bytes:
+        """Codes n states, each from 0 to 255."""
+        key = states.astype(np.uint8).tobytes()
+        if key not in self._coded:
+            self._coded[key] = smallest(states.reshape(-1, 1))
+        return self._coded[key]
+
+
+def encode_exceptions(index: int, states: States | None, values: pa.Array | None, code: StateCoder) -> dict[Key, bytes]:
     """Sections of the states that symbols do not say and of the exactly stored values; of nothing, none."""
     sections: dict[Key, bytes] = {}
     if states is not None:
-        sections[STATES, index] = smallest(states.astype(np.int64).reshape(-1, 1))
+        sections[STATES, index] = code(states)
     if values is not None and len(values):
         sections[EXACT, index] = exact.encode(values)
     return sections
@@ -52,15 +67,20 @@ def decode_exceptions(
     return states, values
 
 
-def encode_state(column: Column, index: int, bins: Bins) -> dict[Key, bytes]:
+def encode_state(column: Column, index: int, bins: Bins, code: StateCoder) -> dict[Key, bytes]:
     """The section of the state symbols, if the column has them; a state that they cannot say comes last."""
     state, _ = spans_of(column)
     if state is None:
         return {}
-    return {(SYMBOLS, index): smallest(np.where(bins[:, :1] < 0, state.bins, bins[:, :1]))}
+    symbols = bins[:, 0]
+    if (symbols < 0).any():
+        symbols = np.where(symbols < 0, state.bins, symbols)
+    return {(SYMBOLS, index): code(symbols)}
 
 
-def encode_symbols(method: str, column: Column, index: int, bins: Bins, values: pa.Array) -> dict[Key, bytes]:
+def encode_symbols(
+    method: str, column: Column, index: int, bins: Bins, values: pa.Array, code: StateCoder
+) -> dict[Key, bytes]:
     """Sections of the state symbols and the value symbols of a column.
 
     Args:
@@ -69,13 +89,13 @@ def encode_symbols(method: str, column: Column, index: int, bins: Bins, values: 
         index: Its number among the modelled ones.
         bins: rows × its symbols.
         values: The values of the rows.
+        code: Codes the state symbols.
     """
-    sections = encode_state(column, index, bins)
-    present = bins[:, -1] != ABSENT
+    sections = encode_state(column, index, bins, code)
     if method in general.RAW_METHODS:
-        sections[VALUES, index] = general.encode_raw(method, floats_of(values)[present])
+        sections[VALUES, index] = general.encode_raw(method, floats_of(values)[bins[:, -1] != ABSENT])
     else:
-        sections[VALUES, index] = general.encode(method, bins[present, -spans_of(column)[1].width :])
+        sections[VALUES, index] = general.encode(method, _value_symbols(column, bins))
     return sections
 
 
@@ -113,22 +133,23 @@ def decode_symbols(
 
 def sizes(column: Column, bins: Bins, values: pa.Array) -> dict[str, int]:
     """Bytes that every method needs for the value symbols of a column; arguments as for `encode_symbols`."""
-    present = bins[:, -1] != ABSENT
-    floats = floats_of(values)[present] if is_exact_float(column) else None
-    return general.choices(bins[present, -spans_of(column)[1].width :], floats)
+    floats = floats_of(values)[bins[:, -1] != ABSENT] if is_exact_float(column) else None
+    return general.choices(_value_symbols(column, bins), floats)
 
 
-def smallest(symbols: Bins) -> bytes:
+def smallest(symbols: npt.NDArray[Any]) -> bytes:
     """Symbols by whatever codes them smallest: of equal ones by the first in the order of the methods.
 
-    Of many symbols a sample decides, runs of rows here and there; a sample of one symbol alone tells nothing.
+    Of many symbols a sample decides, runs of rows here and there; a sample of one symbol alone tells nothing. There xz,
+    which takes several times as long, must save `_XZ_WORTH` bytes a row.
     """
     methods: tuple[str, ...] = ("pco", "xz")
     if len(symbols) > 2 * _RUNS * _RUN_ROWS:
         starts = np.linspace(0, len(symbols) - _RUN_ROWS, _RUNS).astype(int)
         sample = np.concatenate([symbols[start : start + _RUN_ROWS] for start in starts])
         if sample.min() < sample.max():
-            methods = (min(methods, key=lambda method: len(general.encode(method, sample))),)
+            pco, xz = (len(general.encode(method, sample)) for method in methods)
+            methods = ("xz" if pco - xz > _XZ_WORTH * len(sample) else "pco",)
     return min((general.encode(method, symbols) for method in methods), key=len)
 
 
@@ -161,8 +182,20 @@ def checksum(bins: Bins) -> int:
     """CRC-32 of symbols as little-endian int64, row by row."""
     crc = 0
     for start in range(0, len(bins), _CRC_ROWS):
-        crc = zlib.crc32(np.ascontiguousarray(bins[start : start + _CRC_ROWS], "<i8").tobytes(), crc)
+        piece = bins[start : start + _CRC_ROWS]
+        if piece.shape[1] == 2:  # a state and a value, symbol after symbol: a third of the time of a copy at once
+            piece = np.stack([piece[:, 0], piece[:, 1]], axis=1)
+        crc = zlib.crc32(np.ascontiguousarray(piece, "<i8").data, crc)
     return crc
+
+
+def _value_symbols(column: Column, bins: Bins) -> Bins:
+    """The value symbols of the rows that have an ordinary value."""
+    symbols, present = bins[:, -spans_of(column)[1].width :], bins[:, -1] != ABSENT
+    if not present.all():
+        # numbers are picked several times as fast as rows of a matrix
+        symbols = symbols[:, 0][present].reshape(-1, 1) if symbols.shape[1] == 1 else symbols[present]
+    return symbols
 
 
 def _element_type(column: Column) -> pa.DataType:

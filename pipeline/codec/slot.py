@@ -59,16 +59,22 @@ class Slot:
         """Where its symbols stand in `bins_BD`."""
         return slice(self.start, self.start + sum(span.width for span in self.column.spans()))
 
-    def encode(self, values: pa.Array) -> EncodedColumn:
-        """Codes the values of a block."""
+    def encode(self, values: pa.Array, states: single.StateCoder) -> EncodedColumn:
+        """Codes the values of a block.
+
+        Args:
+            values: The values.
+            states: Codes the states of all columns of the block.
+        """
         if self.method == PARQUET:
             held = plain.rounded(self.column, values)
             return EncodedColumn(held, self.column.from_values(held).bins, {})
-        bins, exceptions = self._alone.from_batch(pa.record_batch([values], [self.column.name]))
+        symbols = self.column.from_values(values)
+        bins, exceptions = symbols.bins, {self.column.name: (symbols.states, symbols.exact)}
         apart = self._alone.split_exceptions(bins, exceptions).get(self.column.name, (None, None))
-        sections = single.encode_exceptions(self.index, *apart)
+        sections = single.encode_exceptions(self.index, *apart, states)
         if self.method != MODEL:
-            sections |= single.encode_symbols(self.method, self.column, self.index, bins, values)
+            sections |= single.encode_symbols(self.method, self.column, self.index, bins, values, states)
         return EncodedColumn(None, bins, sections)
 
     def decode(self, sections: Mapping[Key, bytes], held: Mapping[str, pa.Array], rows: int) -> Symbols:

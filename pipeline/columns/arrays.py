@@ -206,7 +206,7 @@ def _with_states(data: Numbers, valid: Mask | None, wide: Mask | None) -> Scalar
     if wide is not None:
         states[wide] = State.EXACT
     if valid is not None:
-        states[~valid] = State.NULL
+        np.copyto(states, np.uint8(State.NULL), where=~valid)
     if not states.any():
         return Scalars(data, None)
     return Scalars(np.where(states == State.VALUE, data, np.zeros((), data.dtype)), states)

@@ -50,6 +50,9 @@ from vae_model.layout import Span
 _ANY_DISTANCE = 2**64
 """No two 64-bit integers are further apart."""
 
+_PIECE = 1 << 15
+"""Values that are transformed at once."""
+
 COMPONENTS = 3
 """Mixture components that the likelihood of a scalar should have."""
 
@@ -140,12 +143,27 @@ class NumericColumn(Column):
     def from_values(self, values: pa.Array) -> Symbols:
         """Turns values into symbols."""
         check_type(values, self.field)
+        if len(values) <= _PIECE:
+            symbols, states = self._from_piece(values)
+        else:
+            symbols = np.empty((len(values), self.seen.width + 1), np.int64, order="F")
+            states = np.zeros(len(values), np.uint8)
+            for start in range(0, len(values), _PIECE):
+                piece = slice(start, start + _PIECE)
+                symbols[piece], found = self._from_piece(values[piece])
+                if found is not None:
+                    states[piece] = found
+            states = states_or_none(states)
+        missed = is_state(states, State.EXACT)
+        exact = None if missed is None else values.filter(pa.array(missed))
+        return Symbols(symbols, states, exact)
+
+    def _from_piece(self, values: pa.Array) -> tuple[npt.NDArray[np.int64], States | None]:
+        """Symbols and states of so few values that what is computed on the way stays in a cache."""
         scalars = read_scalars(values)
         bins = self.grid.to_bins(scalars.data)
         states = scalars.states if self.bound is None else self._checked(values, scalars, bins, self.bound)
-        missed = is_state(states, State.EXACT)
-        exact = None if missed is None else values.filter(pa.array(missed))
-        return Symbols(self.seen.beside(bins.reshape(-1, 1), states), states, exact)
+        return self.seen.beside(bins.reshape(-1, 1), states), states
 
     def to_values(self, symbols: Symbols) -> pa.Array:
         """Turns symbols back into values."""

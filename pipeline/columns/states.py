@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ class SeenStates:
         """
         if not self.width or (symbols[:, 0] < 0).any():
             return None
-        return np.array(self.seen, np.uint8)[np.minimum(symbols[:, 0], len(self.seen) - 1)]
+        return np.array(self.seen, np.uint8).take(symbols[:, 0], mode="clip")
 
     def beside(self, bins: npt.NDArray[np.int64], states: States | None) -> npt.NDArray[np.int64]:
         """The symbol matrix: the state symbol, then the bins, absent where there is no ordinary value.
@@ -76,7 +76,7 @@ class SeenStates:
             states: n states, or None when all are `VALUE`.
 
         Returns:
-            n × (width + D) symbols.
+            n × (width + D) symbols; where D is 1 they lie symbol after symbol in memory.
         """
         if states is not None:
             absent = states != State.VALUE
@@ -86,9 +86,12 @@ class SeenStates:
                 bins[absent] = ABSENT
         if not self.width:
             return bins
-        symbols = np.empty((len(bins), bins.shape[1] + 1), np.int64)
-        symbols[:, 0], symbols[:, 1:] = 0, bins
-        if states is not None:
+        order: Literal["C", "F"] = "F" if bins.shape[1] == 1 else "C"
+        symbols = np.empty((len(bins), bins.shape[1] + 1), np.int64, order=order)
+        symbols[:, 1:] = bins
+        if states is None:
+            symbols[:, 0] = 0
+        else:
             codes = np.full(len(State), ABSENT, np.int64)
             codes[list(self.seen)] = np.arange(len(self.seen))
             symbols[:, 0] = codes.take(states)

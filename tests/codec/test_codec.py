@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import lzma
 import struct
+import zlib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -352,3 +354,37 @@ def test_are_symbols_coded_by_what_codes_them_smallest(kind: str) -> None:
     body = single.smallest(symbols)
     assert len(body) == best
     np.testing.assert_array_equal(general.decode(body, len(symbols), 1, 2), symbols)
+
+
+@pytest.mark.parametrize(("period", "method"), [(100, "pco"), (20, "xz")])
+def test_must_xz_be_worth_its_time_on_many_states(period: int, method: str) -> None:
+    """Nulls at places that repeat: xz sees it; where nulls are rare, that is worth too little."""
+    rng, rows = np.random.default_rng(3), 200_000
+    block = np.zeros(2_000, np.int64)
+    block[rng.choice(2_000, 2_000 // period, replace=False)] = 1
+    states = np.tile(block, rows // 2_000).reshape(-1, 1)
+    sizes = {name: len(general.encode(name, states)) for name in ("pco", "xz")}
+    assert sizes["xz"] < sizes["pco"]
+    assert single.smallest(states) == general.encode(method, states)
+
+
+def test_are_the_same_states_coded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = table()
+    holes = data.column("i").is_null()
+    data = data.append_column("j", pc.if_else(holes, None, 3.0 * np.arange(len(data))))
+    batch = one_batch(data.select(["i", "j", "word", "x"]))
+    codec = codec_of(coding_of(pa.table(batch), "0.01r"), "pco")
+    coded: list[bytes] = []
+    smallest = single.smallest
+    monkeypatch.setattr(single, "smallest", lambda states: coded.append(smallest(states)) or coded[-1])
+    block = codec.encode_block(batch)
+    assert len(coded) == 2, "i, j and word lack values in the same rows, x in others"
+    for name, values in codec.decode_block(block, batch.num_rows).items():
+        assert values.is_null().equals(batch.column(name).is_null())
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_is_the_checksum_that_of_symbols_row_by_row(width: int, order: Literal["C", "F"]) -> None:
+    bins = np.random.default_rng(0).integers(-1, 2**40, (20_000, width))
+    assert single.checksum(np.asarray(bins, order=order)) == zlib.crc32(bins.astype("<i8").tobytes())

@@ -12,7 +12,7 @@ from pipeline.columns import Column, ColumnOptions, State
 from pipeline.columns.numeric import NumericColumn
 from pipeline.errors import ConfigError
 
-from .oracle import bits, fit
+from .oracle import bits, fit, plain, same_symbols
 
 RNG = np.random.default_rng(2)
 
@@ -159,6 +159,37 @@ def test_a_date64_that_is_no_whole_day_is_stored_exactly() -> None:
     column = fit(values)
     decoded = column.to_values(column.from_values(values))
     assert decoded.view(pa.int64()).to_pylist() == [0, day, day + 1, -1]
+
+
+NUMBERS = RNG.normal(size=100)
+NUMBERS[[3, 50, 99]], NUMBERS[[7, 60]] = np.nan, np.inf
+PIECES = {
+    "integers": pa.array(RNG.integers(-9, 9, 100), mask=RNG.random(100) < 0.1),
+    "full": pa.array(RNG.integers(0, 200, 100).astype(np.uint8)),
+    "floats": pa.array(NUMBERS, mask=RNG.random(100) < 0.1),
+    "one null": pa.array([0.5] * 70 + [None] + [0.25] * 29, pa.float32()),
+    "wide decimals": pa.array([Decimal(i) * 10 ** (30 if i == 85 else 0) for i in range(100)], pa.decimal128(38, 2)),
+}
+
+
+@pytest.mark.parametrize("bound", [None, 0, 0.01])
+@pytest.mark.parametrize("kind", PIECES)
+def test_are_values_transformed_alike_in_pieces(
+    kind: str, bound: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = PIECES[kind]
+    column = fit(values.slice(0, 80))
+    if bound is not None and isinstance(column, NumericColumn):
+        column = column.with_bound(bound, values.slice(0, 40))
+    for part in (values, values.slice(5), values.slice(33, 14), values.slice(0, 0)):
+        monkeypatch.setattr("pipeline.columns.numeric._PIECE", 1000)
+        whole = column.from_values(part)
+        monkeypatch.setattr("pipeline.columns.numeric._PIECE", 14)
+        found = column.from_values(part)
+        assert same_symbols(found, whole)
+        assert found.bins.flags.f_contiguous
+        decoded = plain(column.to_values(whole))
+        assert plain(column.to_values(found)) == decoded
 
 
 def test_exact_values_that_are_missing_are_noticed() -> None:
