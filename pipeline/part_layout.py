@@ -14,6 +14,8 @@ from pipeline.codec.plain import COMPRESSION
 from pipeline.plan import Plan
 
 _LEVEL = 6
+_QUICK_LEVEL = 3
+"""For latents that nothing but the network stands beside: it would wait for the writer."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,14 @@ def writer_options(schema: pa.Schema, plan: Plan, shape: PartShape) -> dict[str,
     latents = paths[plan.latent_column] if plan.latents else []
     copied = [leaf for name in shape.passthrough for leaf in paths[name]]
     packed = [*copied, *latents, *(() if plan.guaranteed else paths[plan.corrections_column])]
+    levels = {
+        **dict.fromkeys(packed, _LEVEL),
+        **dict.fromkeys(latents, _LEVEL if plan.guaranteed else _QUICK_LEVEL),
+        **dict.fromkeys(own, COMPRESSION["compression_level"]),
+    }
     return {
         "compression": {**dict.fromkeys(packed, "zstd"), **dict.fromkeys(own, COMPRESSION["compression"])},
-        "compression_level": {**dict.fromkeys(packed, _LEVEL), **dict.fromkeys(own, COMPRESSION["compression_level"])},
+        "compression_level": levels,
         "use_dictionary": [*copied, *latents, *shape.use_dictionary],
         "use_byte_stream_split": list(shape.use_byte_stream_split),
         "write_statistics": copied,
