@@ -23,6 +23,7 @@ States: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
+_VALUE, _NULL = np.uint8(State.VALUE), np.uint8(State.NULL)
 _DAY = 86_400_000
 """Milliseconds, the unit of date64, which must be whole days."""
 
@@ -65,7 +66,13 @@ def valid_mask(values: pa.Array) -> Mask | None:
     """True where a value is not null; None when none is."""
     if values.null_count == 0:
         return None
-    return np.asarray(storage_of(values).is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    plain = storage_of(values)
+    bitmap = plain.buffers()[0]
+    if bitmap is None:  # a type that marks nulls otherwise
+        return np.asarray(plain.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    first, skipped = divmod(plain.offset, 8)
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8)[first:], count=skipped + len(plain), bitorder="little")
+    return bits[skipped:].view(np.bool_)
 
 
 def physical_dtype(data_type: pa.DataType) -> np.dtype[Any]:
@@ -196,8 +203,10 @@ def _with_states(data: Numbers, valid: Mask | None, wide: Mask | None) -> Scalar
     if data.dtype.kind == "f":
         finite = np.isfinite(data)
         finite = None if finite.all() else finite
-    if valid is None and wide is None and finite is None:
-        return Scalars(data, None)
+    if wide is None and finite is None:
+        if valid is None:
+            return Scalars(data, None)
+        return Scalars(np.where(valid, data, np.zeros((), data.dtype)), np.where(valid, _VALUE, _NULL))
     states = np.zeros(len(data), np.uint8)
     if finite is not None:
         states[np.isnan(data)] = State.NAN
@@ -206,7 +215,7 @@ def _with_states(data: Numbers, valid: Mask | None, wide: Mask | None) -> Scalar
     if wide is not None:
         states[wide] = State.EXACT
     if valid is not None:
-        np.copyto(states, np.uint8(State.NULL), where=~valid)
+        states[~valid] = State.NULL
     if not states.any():
         return Scalars(data, None)
     return Scalars(np.where(states == State.VALUE, data, np.zeros((), data.dtype)), states)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.columns import Column, ColumnOptions, State
+from pipeline.columns.arrays import valid_mask
 from pipeline.columns.numeric import NumericColumn
 from pipeline.errors import ConfigError
 
@@ -190,6 +191,19 @@ def test_are_values_transformed_alike_in_pieces(
         assert found.bins.flags.f_contiguous
         decoded = plain(column.to_values(whole))
         assert plain(column.to_values(found)) == decoded
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 8, 13])
+@pytest.mark.parametrize("length", [0, 1, 8, 20])
+def test_which_values_of_a_slice_are_not_null(start: int, length: int) -> None:
+    numbers = pa.array([None if i % 3 == 0 else i for i in range(40)], pa.int16())
+    for values in (numbers, numbers.cast(pa.string()), numbers.dictionary_encode(), pa.nulls(40)):
+        part = values.slice(start, length)
+        mask = valid_mask(part)
+        assert (mask is None) == (part.null_count == 0)
+        if mask is not None:
+            assert mask.dtype == np.bool_
+            assert mask.tolist() == part.is_valid().to_pylist()
 
 
 def test_exact_values_that_are_missing_are_noticed() -> None:
