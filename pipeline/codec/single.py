@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +36,7 @@ class StateCoder:
 
     def __call__(self, states: npt.NDArray[Any]) -> bytes:
         """Codes n states, each from 0 to 255."""
-        key = states.astype(np.uint8).tobytes()
+        key = hashlib.sha256(states.astype(np.uint8).data).digest()
         if key not in self._coded:
             self._coded[key] = smallest(states.reshape(-1, 1))
         return self._coded[key]
