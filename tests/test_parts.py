@@ -18,7 +18,7 @@ from pipeline.cells import BlockCell
 from pipeline.columns import State
 from pipeline.dataset import WorkUnit
 from pipeline.errors import ArchiveError
-from pipeline.part_layout import PartShape
+from pipeline.part_layout import PartShape, writer_options
 from pipeline.parts import Block, PartFormat, PartReader, PartWriter, Wanted, record_of
 from pipeline.plan import PartRecord, Plan, free_name
 from pipeline.rows import Exceptions
@@ -111,6 +111,20 @@ def value_types() -> dict[str, pa.Array]:
 
 
 TYPES = value_types()
+
+
+def test_are_latents_alone_compressed_in_less_time() -> None:
+    """Where a coder takes its time anyhow, they are compressed as hard as what is copied."""
+    latent = pa.list_(pa.field("element", pa.float32(), nullable=False), LATENTS)
+    schema = pa.schema([("key", pa.string()), ("latent", latent), ("corrections", pa.binary())])
+    levels = {}
+    for keep, codec in (("latents", None), ("both", "c" * 64)):
+        plan = a_plan(["key"], keep=keep, error="0.01r" if codec else "none", codec=codec)
+        levels[keep] = writer_options(schema, plan, PartShape(("key",), ("x",), latent_dim=LATENTS))[
+            "compression_level"
+        ]
+    alone, both = (levels[keep]["latent.list.element"] for keep in ("latents", "both"))
+    assert alone < both == levels["both"]["key"] == levels["latents"]["key"]
 
 
 @pytest.mark.parametrize("whole", [True, False])
