@@ -25,7 +25,8 @@ States = npt.NDArray[np.uint8]
 Bins = npt.NDArray[np.int64]
 _CRC_ROWS = 1 << 13
 _RUNS, _RUN_ROWS = 4, 1 << 12
-_XZ_WORTH = 1 / 256
+_XZ_SAVES = 1 / 256
+"""Bytes a row that xz must save on many states."""
 
 
 class StateCoder:
@@ -142,7 +143,7 @@ def smallest(symbols: npt.NDArray[Any]) -> bytes:
     """Symbols by whatever codes them smallest: of equal ones by the first in the order of the methods.
 
     Of many symbols a sample decides, runs of rows here and there; a sample of one symbol alone tells nothing. There xz,
-    which takes several times as long, must save `_XZ_WORTH` bytes a row.
+    which takes several times as long, must save `_XZ_SAVES` bytes a row.
     """
     methods: tuple[str, ...] = ("pco", "xz")
     if len(symbols) > 2 * _RUNS * _RUN_ROWS:
@@ -150,7 +151,7 @@ def smallest(symbols: npt.NDArray[Any]) -> bytes:
         sample = np.concatenate([symbols[start : start + _RUN_ROWS] for start in starts])
         if sample.min() < sample.max():
             pco, xz = (len(general.encode(method, sample)) for method in methods)
-            methods = ("xz" if pco - xz > _XZ_WORTH * len(sample) else "pco",)
+            methods = ("xz" if pco - xz > _XZ_SAVES * len(sample) else "pco",)
     return min((general.encode(method, symbols) for method in methods), key=len)
 
 
