@@ -25,7 +25,7 @@ from pipeline.config import TrainConfig, load_config, parse_setting
 from pipeline.dataset import open_dataset
 from pipeline.decoder import Decoder
 from pipeline.fitting import column_options, empty_stats, fit_all
-from pipeline.machine import one_thread
+from pipeline.machine import keep_memory, one_thread
 from pipeline.parts import PartReader
 from pipeline.storage import Location
 from vae_model.elbo import Objective
@@ -91,6 +91,8 @@ def encode(data: Path, archive: Path) -> dict[str, float]:
     """Every block through transforms, network and coder, as they made an archive of the dataset."""
     opened, clock = Archive.open(Location(str(archive))), Clock()
     model, plan, dataset = opened.model, opened.plan, open_dataset(Location(str(data)))
+    if not plan.guaranteed:
+        keep_memory()
     for unit in dataset.units():
         for batch in read_blocks(dataset.root, unit, plan.block_rows):
             latents = model.bundle.to_latents(model.bundle.rows.from_batch(batch)[0]) if plan.latents else None

@@ -21,7 +21,7 @@ from pipeline.dataset import WorkUnit, read_file_schema
 from pipeline.drift import Drift, sample_bits
 from pipeline.errors import DatasetError, InputError, JobError
 from pipeline.lock import OutputLock, locked
-from pipeline.machine import one_thread, trim_memory, use_threads
+from pipeline.machine import keep_memory, one_thread, trim_memory, use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import Latents, PartFormat, PartWriter, record_of
 from pipeline.plan import PartRecord, Plan, part_name
@@ -184,6 +184,8 @@ class UnitEncoder:
         self._turns = Turns(threads)
         self._model = ArchiveModel(files, form.plan, form.schema, device).loaded()
         use_threads(threads, load=self._model.encodes_by_network)
+        if not form.plan.guaranteed:
+            keep_memory()  # the coder of guaranteed archives gives memory back after every block instead
         self._form, self._root, self._out, self._quarantine = form, root, out, quarantine
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:

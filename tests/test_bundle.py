@@ -205,7 +205,7 @@ def test_does_a_map_column_from_a_parquet_file_leave_the_fingerprint_alone(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("width", "on_cpu", "rows"), [(1, 2048, 65_536), (100, 1310, 65_536), (784, 1024, 10_699), (100_000, 1024, 1024)]
+    ("width", "on_cpu", "rows"), [(1, 4096, 65_536), (100, 1310, 65_536), (784, 1024, 10_699), (100_000, 1024, 1024)]
 )
 def test_do_symbols_stay_within_a_size(width: int, on_cpu: int, rows: int) -> None:
     values = pa.array(np.arange(3 * width, dtype=np.float32))
