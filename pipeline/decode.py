@@ -20,7 +20,7 @@ from pipeline.errors import ArchiveError, JobError, OutputError
 from pipeline.ledger import Ledger, open_ledger, recording
 from pipeline.locate import check_output
 from pipeline.lock import OutputLock, is_vacant, locked
-from pipeline.machine import use_threads
+from pipeline.machine import trim_memory, use_threads
 from pipeline.model import ArchiveModel
 from pipeline.parts import PartFormat, PartReader
 from pipeline.plan import PartRecord, fingerprint
@@ -212,6 +212,7 @@ class FileDecoder:
                             batch = self._decoder.decoded(part, block)
                             later(regroup.add, batch)
                             rows += batch.num_rows
+                trim_memory()  # what a part took must not add to what the next takes
         return rows
 
 

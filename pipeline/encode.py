@@ -228,13 +228,15 @@ class UnitEncoder:
             with contextlib.closing(Begun(self._turns.read(blocks))) as source, self._turns.taken():
                 for batch in read_ahead(source, depth=1):
                     later(writer.write, batch, *self._coded(batch))
-                    trim_memory()  # what the coder took for a block must not add to what it takes for the next
+                    later(trim_memory)  # what one took for a block must not add to what the other takes for the next
+                    trim_memory()
 
     def _coded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
         """What is written of a block beside its rows: plain columns, latents, and what the cell holds."""
         model, latents = self._model, None
         if self._form.plan.latents:
             latents = model.bundle.to_latents(model.bundle.rows.from_batch(batch)[0])
+            trim_memory()  # symbols are larger than rows
         with one_thread():
             block = model.codec.encode_block(batch, latents)
         return block.plain, latents, BlockCell(block.cell)

@@ -56,9 +56,9 @@ class PartTable(Sequence[PartRecord]):
         path = self._columns["path"]
         new = np.ones(len(path), bool)
         if len(path) > 1:
-            new[1:] = pc.not_equal(path[1:], path[:-1]).to_numpy(zero_copy_only=False)
+            new[1:] = np.from_dlpack(pc.not_equal(path[1:], path[:-1]).cast(pa.uint8()))
         self._starts: Offsets = np.flatnonzero(new)
-        if not _all_different(path.take(pa.array(self._starts)) if len(self._starts) < len(path) else path):
+        if not _all_different(self._of_files("path") if len(self._starts) < len(path) else path):
             raise ValueError("the parts of a file do not follow each other")
 
     def _check(self) -> None:
@@ -112,9 +112,13 @@ class PartTable(Sequence[PartRecord]):
 
     def sources(self) -> dict[str, str]:
         """Each source file's identity (`SourceFile.source`); "" where it is not known."""
-        found = self._columns["source"].take(pa.array(self._starts))
-        paths = self._columns["path"].take(pa.array(self._starts))
-        return {path: (source or b"").hex() for path, source in zip(paths.to_pylist(), found.to_pylist(), strict=True)}
+        paths, found = self._of_files("path").to_pylist(), self._of_files("source").to_pylist()
+        return {path: (source or b"").hex() for path, source in zip(paths, found, strict=True)}
+
+    def _of_files(self, name: str) -> pa.Array:
+        """What a column says of the first part of each file."""
+        starts = self._starts  # as buffers: `pa.array` of NumPy's would import pandas
+        return self._columns[name].take(pa.Array.from_buffers(pa.int64(), len(starts), [None, pa.py_buffer(starts)]))
 
     def bits_per_row(self) -> float | None:
         """What a row costs under the model in bits, over all parts that know; None if none does."""
@@ -249,7 +253,7 @@ def _units(column: pa.Array) -> Offsets:
     """The number of each part's work unit: its place in the table where nothing else is said."""
     units: Offsets = np.arange(len(column))
     if column.null_count < len(column):
-        said = column.fill_null(-1).to_numpy()
+        said = np.from_dlpack(column.fill_null(-1))
         np.copyto(units, said, where=said >= 0)
     return units
 
@@ -260,8 +264,8 @@ def _group_and_row_ends(groups: pa.Array) -> tuple[Offsets, Offsets]:
     Raises:
         ValueError: If a row group has less than no rows, or all have more than 64 bits can count.
     """
-    offsets: Offsets = groups.offsets.to_numpy().astype(np.int64)
-    sizes = groups.values.to_numpy()[offsets[0] : offsets[-1]]  # `flatten` would copy
+    offsets: Offsets = np.from_dlpack(groups.offsets).astype(np.int64)  # `to_numpy` would import pandas
+    sizes = np.from_dlpack(groups.values)[offsets[0] : offsets[-1]]  # `flatten` would copy
     offsets -= offsets[0]
     rows = np.zeros(len(groups), np.int64)
     if len(sizes):
