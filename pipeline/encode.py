@@ -228,8 +228,7 @@ class UnitEncoder:
             with contextlib.closing(Begun(self._turns.read(blocks))) as source, self._turns.taken():
                 for batch in read_ahead(source, depth=1):
                     later(writer.write, batch, *self._coded(batch))
-                    later(trim_memory)  # what one took for a block must not add to what the other takes for the next
-                    trim_memory()
+                    trim_memory()  # what the coder took for a block must not add to what it takes for the next
 
     def _coded(self, batch: pa.RecordBatch) -> tuple[Mapping[str, pa.Array], Latents | None, BlockCell]:
         """What is written of a block beside its rows: plain columns, latents, and what the cell holds."""
