@@ -201,6 +201,8 @@ class FileDecoder:
             regroup: _Regroup | None = None
             rows = 0
             for record in records:
+                if regroup is not None:
+                    trim_memory()  # what a part took must not add to what the next takes
                 location = self._archive.join("parts", record.name)
                 with PartReader(location, record, self._form, self._whole) as part:
                     if regroup is None:
@@ -212,7 +214,6 @@ class FileDecoder:
                             batch = self._decoder.decoded(part, block)
                             later(regroup.add, batch)
                             rows += batch.num_rows
-                trim_memory()  # what a part took must not add to what the next takes
         return rows
 
 
