@@ -235,7 +235,7 @@ class UnitEncoder:
         model, latents = self._model, None
         if self._form.plan.latents:
             latents = model.bundle.to_latents(model.bundle.rows.from_batch(batch)[0])
-            trim_memory()  # symbols are larger than rows
+            trim_memory()  # a block's symbols, larger than its rows, must not stay while it is coded
         with one_thread():
             block = model.codec.encode_block(batch, latents)
         return block.plain, latents, BlockCell(block.cell)

@@ -28,9 +28,9 @@ def faults(rounds):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-{first}
+keep_memory()
 faults(1)
-{then}
+{between}
 print(faults(20))
 """
 
@@ -38,13 +38,12 @@ print(faults(20))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_is_freed_memory_kept_until_it_is_trimmed() -> None:
     """Pages of 4 KiB at least: 4,608 of them fresh if 18 MiB come anew from the system."""
-    kept = _faults("keep_memory()", "")
-    trimmed = _faults("keep_memory()", "trim_memory()")
+    kept, trimmed = faults_after(""), faults_after("trim_memory()")
     assert kept < 200
     assert trimmed > kept + 5  # once anew; few where pages are huge
 
 
-def _faults(first: str, then: str) -> int:
-    script = FAULTS.replace("{first}", first).replace("{then}", then)
+def faults_after(between: str) -> int:
+    script = FAULTS.replace("{between}", between)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return int(found.stdout)

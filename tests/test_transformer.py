@@ -39,6 +39,7 @@ SMALL = {"hidden": (8,), "epochs": 2, "random_state": 0}
 def test_does_it_pass_the_checks_of_scikit_learn(
     estimator: ParvaeEncoder, check: Callable[[ParvaeEncoder], None]
 ) -> None:
+    """Each check raises what it finds."""
     check(estimator)
 
 
